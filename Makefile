@@ -1,0 +1,46 @@
+# `make demo` runs the pipeline to the report; `make test` runs the tests. Both set everything up first.
+#   make demo PROFILE=photos IMAGES=my_photos.zip     your own photographs
+#   make test STAGE=textspan                          one stage alone
+PYTHON ?= python3.11
+PROFILE ?= demo
+IMAGES ?=
+SET ?=
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DO_NOT_TRACK := 1
+# the same bytes on every run: no library may pick another thread count by itself
+export PYTHONHASHSEED := 0
+
+SETTINGS := $(if $(IMAGES),photos.path=$(IMAGES)) $(SET)
+
+.PHONY: demo test lint bench lock clean help
+help:
+	@grep -E '^#   ' Makefile; echo "  targets: demo test lint bench lock"
+
+demo: .venv/installed
+	optogram profile $(PROFILE) $(SETTINGS)
+	@dvc fetch --quiet 2>/dev/null || true # the shipped checkpoints; what no remote has is made by the run
+	dvc repro
+	@echo "The report: file://$(CURDIR)/artifacts/report/index.html"
+
+test: .venv/installed
+	pytest -n 2 $(if $(STAGE),tests/stages -k "$(STAGE)")
+
+lint: .venv/installed
+	ruff check && ruff format --check && pyright && codespell && optogram sync --check
+
+bench: .venv/installed
+	python -m benchmarks
+
+lock: .venv/installed
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate requirements.in -o requirements.lock
+
+clean:
+	rm -rf artifacts .scratch
+
+# uv goes into the project's own environment, and then everything else at its pinned, hashed version
+.venv/installed: requirements.lock
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q --disable-pip-version-check "uv>=0.8"
+	VIRTUAL_ENV=$(CURDIR)/.venv .venv/bin/uv pip install -q --require-hashes -r requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/.venv .venv/bin/uv pip install -q --no-deps -e .
+	touch $@

@@ -1,0 +1,78 @@
+"""Which first-party files a module's behaviour depends on: its imports, transitively, and the data files it names."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+from optogram.store.digests import file_digest, files_digest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("optogram", "stages", "flows")
+# The values read through params.py are tracked one by one as DVC params; messages and progress change no bytes.
+UNTRACKED = {"optogram/params.py", "optogram/errors.py", "optogram/progress.py", "optogram/closure.py"}
+
+
+def closure(module: str, root: Path = ROOT) -> list[str]:
+    """Sorted paths, relative to `root`, of the files that `module` ("stages.textspan") depends on, itself included.
+
+    Imports inside functions count. Package `__init__` files do not: they hold only lazy exports (a test sees to it),
+    so first-party code imports from the module that defines a name; importing one from a package is an error here.
+    """
+    found: set[str] = set()
+    queue = [_module_file(module, root)]
+    while queue:
+        path = queue.pop()
+        if path is None or path in found or path in UNTRACKED:
+            continue
+        found.add(path)
+        for name in _imports(root / path, root):
+            queue.append(_module_file(name, root))
+        found |= {(Path(path).parent / name).as_posix() for name in _data_files(root / path)}
+    return sorted(found)
+
+
+def closure_digest(module: str, root: Path = ROOT) -> str:
+    """Digest of the contents of the closure."""
+    return files_digest({path: file_digest(root / path) for path in closure(module, root)})
+
+
+def _module_file(name: str, root: Path) -> str | None:
+    path = Path(*name.split("."))
+    if (root / path.with_suffix(".py")).is_file():
+        return path.with_suffix(".py").as_posix()
+    if (root / path / "__init__.py").is_file():
+        return None
+    raise ModuleNotFoundError(f"first-party module {name} has no file under {root}")
+
+
+@cache
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def _imports(path: Path, root: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(_parse(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.split(".")[0] in PACKAGES}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+            package = (root / Path(*node.module.split(".")) / "__init__.py").is_file()
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} if package else {node.module}
+    return names
+
+
+def _data_files(path: Path) -> set[str]:
+    """Files beside the module, or in a folder beside it, that it names in a string."""
+    names: set[str] = set()
+    for node in ast.walk(_parse(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 80:
+            if not node.value.replace("_", "a").replace(".", "a").replace("/", "a").replace("-", "a").isalnum():
+                continue
+            target = path.parent / node.value
+            if target.suffix == ".py" or node.value in (".", "..") or ".." in node.value or node.value.startswith("/"):
+                continue
+            if target.is_file():
+                names.add(node.value)
+            elif target.is_dir() and not any(target.glob("*.py")):
+                names |= {f.relative_to(path.parent).as_posix() for f in sorted(target.rglob("*")) if f.is_file()}
+    return names

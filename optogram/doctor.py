@@ -1,0 +1,85 @@
+"""What this machine has, and what the run in params.yaml needs."""
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+
+from optogram.errors import OptogramError
+from optogram.params import Params, load_params
+
+# Bytes an image of a cache artifact, from the schemas in ARCHITECTURE.md.
+FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    state: Literal["ok", "note", "bad"]
+    what: str
+    found: str
+
+
+def findings(params_path: Path = Path("params.yaml")) -> list[Finding]:
+    """Device, bf16, cores, memory and disk; whether params.yaml is valid; the disk that the run needs."""
+    found = [
+        Finding("ok" if sys.version_info[:2] == (3, 11) else "note", "python", sys.version.split()[0]),
+        Finding("ok", "torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        _device(),
+        _bf16(),
+    ]
+    memory = psutil.virtual_memory()
+    state = "ok" if memory.available > 4e9 else "note"
+    found.append(Finding(state, "memory", f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB"))
+    free = shutil.disk_usage(".").free
+    try:
+        params = load_params(params_path)
+    except OptogramError as error:
+        return [*found, Finding("bad", str(params_path), str(error))]
+    need = needed_bytes(params)
+    found.append(Finding("ok", str(params_path), f"valid; clips: {', '.join(params.clips)}"))
+    state = "ok" if need * 2 < free else "bad" if need > free else "note"
+    found.append(Finding(state, "disk", f"{free / 1e9:.1f} GB free; the run needs about {need / 1e9:.2f} GB"))
+    if params.photos.splits and not Path(params.photos.path).exists() and not params.photos.path.startswith("hf:"):
+        found.append(Finding("bad", "photos.path", f"{params.photos.path!r} does not exist"))
+    return found
+
+
+def needed_bytes(params: Params) -> int:
+    """About how many bytes the run's artifacts take: pixels and masks, and the contributions of trained CLIPs."""
+    total = 0
+    for split in params.scenes.splits.values():
+        total += split.count * 64 * 64 * 3
+    images = {name: split.count for name, split in params.scenes.splits.items()}
+    images |= {name: split.limit or 0 for name, split in params.photos.splits.items()}
+    total += sum((split.limit or 0) * params.photos.size**2 * 3 for split in params.photos.splits.values())
+    side = params.photos.size if params.photos.splits else 64
+    for name in params.clips:
+        training = params.train_clip.models.get(name)
+        if training is None:
+            continue  # the writer itself estimates and refuses, once the architecture is known
+        floats = (
+            training.layers * training.width + ((side // training.patch) ** 2 + training.layers + 3) * training.embed
+        )
+        total += sum(images[split] for split in params.contributions.splits) * floats * FLOAT
+    return total
+
+
+def _device() -> Finding:
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return Finding("ok", "device", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
+    return Finding("ok", "device", "cpu (no CUDA device; nothing needs one)")
+
+
+def _bf16() -> Finding:
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return Finding("ok" if fast else "note", "bf16", "native" if fast else "emulated: training is slower")

@@ -1,0 +1,261 @@
+"""Room models: a CLIP as a folder on disk (config.json, model.safetensors, merges.txt.gz), saved and loaded."""
+
+import gzip
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from open_clip import CLIP
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.tokenizer import SimpleTokenizer, default_bpe
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from optogram.errors import DataError, ModelError, ParamError, ShapeError
+
+BYTES_AND_MARKS = 514
+"""Vocabulary beside the merges: 256 bytes, the same at a word's end, and the start and end of a text."""
+
+_INTERPOLATION = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Images as a model wants them: `image_size` pixels square, with channels normalised by `mean` and `std`.
+
+    resize: "shortest" scales the shorter side and crops the centre (CLIP's way), "squash" ignores proportions.
+    """
+
+    image_size: int
+    mean: tuple[float, ...] = OPENAI_DATASET_MEAN
+    std: tuple[float, ...] = OPENAI_DATASET_STD
+    interpolation: str = "bicubic"
+    resize: str = "shortest"
+
+    def __call__(self, images: UInt8[np.ndarray, "image y x rgb"] | Sequence[Image.Image]) -> Tensor:
+        """Float32 (image, rgb, y, x). Raises ShapeError unless given uint8 (image, y, x, rgb) or PIL images."""
+        return self.normalise(self.fit(images))
+
+    def fit(self, images: np.ndarray | Sequence[Image.Image]) -> UInt8[np.ndarray, "image y x rgb"]:
+        """The images at the model's size, still uint8; an array that has that size already is not copied."""
+        if isinstance(images, np.ndarray):
+            if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+                raise ShapeError(
+                    f"preprocess: expected uint8 pixels (image, y, x, rgb), found {images.dtype} of shape"
+                    f" {images.shape}. Pass the `pixels` of an images artifact, or a list of PIL images."
+                )
+            if images.shape[1:3] == (self.image_size, self.image_size):
+                return images
+            images = [Image.fromarray(pixels) for pixels in images]
+        return np.stack([np.asarray(self._fit_one(image.convert("RGB"))) for image in images])
+
+    def normalise(self, pixels: UInt8[np.ndarray, "image y x rgb"]) -> Tensor:
+        """Pixels of the model's size as a float32 tensor (image, rgb, y, x)."""
+        scaled = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return scaled.sub_(mean).div_(std)
+
+    def _fit_one(self, image: Image.Image) -> Image.Image:
+        how, size = _INTERPOLATION[self.interpolation], self.image_size
+        if self.resize == "squash":
+            return image.resize((size, size), how)
+        scale = size / min(image.size)
+        width, height = (max(size, round(side * scale)) for side in image.size)
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        return image.resize((width, height), how).crop((left, top, left + size, top + size))
+
+
+class Tokenizer:
+    """CLIP's byte-pair encoding, cut to its first `merges` merges (they come in order of frequency).
+
+    A text longer than `context_length` tokens raises DataError: it is never cut silently.
+    """
+
+    def __init__(self, merges: bytes, context_length: int) -> None:
+        # A file object, not a path: SimpleTokenizer would leave the file that it opens unclosed.
+        self._bpe = SimpleTokenizer(io.BytesIO(merges), context_length=context_length)  # type: ignore[arg-type]
+        self.merges, self.context_length, self.vocab_size = merges, context_length, self._bpe.vocab_size
+
+    def __call__(self, texts: Sequence[str]) -> Int64[Tensor, "text token"]:
+        """Token ids, zero after the end mark. Raises DataError for a text that is too long."""
+        tokens = torch.zeros(len(texts), self.context_length, dtype=torch.long)
+        for row, text in zip(tokens, texts, strict=True):
+            ids = [self._bpe.sot_token_id, *self._bpe.encode(text), self._bpe.eot_token_id]
+            if len(ids) > self.context_length:
+                raise DataError(
+                    f"text {text!r} has {len(ids)} tokens, but this model reads at most {self.context_length}."
+                    " Shorten it, or leave it out of the pool."
+                )
+            row[: len(ids)] = torch.tensor(ids)
+        return tokens
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A CLIP with all it needs to be used: images and texts in, embeddings out."""
+
+    model: CLIP
+    preprocess: Preprocess
+    tokenize: Callable[[Sequence[str]], Tensor]
+    config: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.logit_scale.device
+
+
+def first_merges(count: int) -> bytes:
+    """The first `count` merges of CLIP's own vocabulary, as the gzip file that SimpleTokenizer reads.
+
+    Stored, not compressed, and without a time: the same bytes under every zlib. No newline at the end: it would be
+    read as a merge. Raises ParamError if CLIP has fewer merges.
+    """
+    with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
+        lines = [line.rstrip("\n") for line in islice(file, count + 1)]
+    most = 49152 - 256 - 2
+    if not 0 <= count <= most:
+        raise ParamError(
+            f"text_cfg.vocab_size = {count + BYTES_AND_MARKS}, expected {BYTES_AND_MARKS} to {most + BYTES_AND_MARKS}:"
+            " 514 bytes and marks, and CLIP's merges. Set it within that range."
+        )
+    out = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=0, fileobj=out, mtime=0) as file:
+        file.write("\n".join(lines).encode())
+    return out.getvalue()
+
+
+def build_clip(architecture: dict[str, Any], *, seed: int, spec: str = "trained") -> Clip:
+    """A CLIP with random weights drawn from `seed`, and a tokenizer of the size that the architecture asks for.
+
+    architecture: `embed_dim`, `vision_cfg`, `text_cfg` as in open_clip; text_cfg.vocab_size = 514 + merges.
+    Raises ModelError if open_clip does not take the architecture.
+    """
+    model = _build(architecture, seed)
+    preprocess = Preprocess(int(architecture["vision_cfg"]["image_size"]))
+    merges = first_merges(model.vocab_size - BYTES_AND_MARKS)
+    tokenize = Tokenizer(merges, model.context_length)
+    return Clip(model, preprocess, tokenize, _config(spec, architecture, preprocess, tokenize))
+
+
+def save_clip(clip: Clip, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
+    """Write the folder, whole or not at all; weights as `dtype`. Raises ModelError if `path` exists."""
+    path = Path(path)
+    if path.exists():
+        raise ModelError(f"{path} exists already; a model folder is never overwritten. Remove it, or save elsewhere.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        (part / "config.json").write_text(json.dumps(clip.config, sort_keys=True, indent=2) + "\n")
+        weights = {name: w.detach().to("cpu", dtype).contiguous() for name, w in clip.model.state_dict().items()}
+        save_file(weights, part / "model.safetensors")
+        if isinstance(clip.tokenize, Tokenizer):
+            (part / "merges.txt.gz").write_bytes(clip.tokenize.merges)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def load_clip(path: Path, device: str = "auto") -> Clip:
+    """The CLIP of a model folder, in eval mode, float32, without gradients. `auto` is CUDA where there is one.
+
+    Raises ModelError if a file is missing or damaged, or a tensor does not fit the architecture.
+    """
+    path = Path(path)
+    try:
+        config = json.loads((path / "config.json").read_text())
+        architecture, tokenizer = config["architecture"], config["tokenizer"]
+        preprocess = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocess"].items()})
+        weights = load_file(path / "model.safetensors")
+        merges = (path / "merges.txt.gz").read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{path} is no model folder: {Path(error.filename).name} is missing. Expected config.json,"
+            " model.safetensors and merges.txt.gz; pull or train the model again."
+        ) from error
+    except (ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read: {error}. Pull or train the model again.") from error
+    model = _build(architecture, seed=0)
+    _check_fit(model, weights, path)
+    model.load_state_dict({name: w.float() for name, w in weights.items()})
+    model.to(pick_device(device)).eval().requires_grad_(False)
+    return Clip(model, preprocess, Tokenizer(merges, tokenizer["context_length"]), config)
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of a name; `auto` is CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+
+
+@torch.no_grad()
+def encode_texts(clip: Clip, texts: Sequence[str], batch: int = 256) -> Float32[Tensor, "text embed"]:
+    """Unit embeddings of the texts, on the CPU. Raises DataError for a text too long for the model."""
+    parts = [
+        clip.model.encode_text(clip.tokenize(texts[k : k + batch]).to(clip.device), normalize=True).float().cpu()
+        for k in range(0, len(texts), batch)
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def encode_images(
+    clip: Clip, pixels: UInt8[np.ndarray, "image y x rgb"], batch: int = 256
+) -> Float32[Tensor, "image embed"]:
+    """Unit embeddings of the images, on the CPU. Raises ShapeError unless pixels are uint8 (image, y, x, rgb)."""
+    parts = [
+        clip.model.encode_image(clip.preprocess(pixels[k : k + batch]).to(clip.device), normalize=True).float().cpu()
+        for k in range(0, len(pixels), batch)
+    ]
+    return torch.cat(parts)
+
+
+def _build(architecture: dict[str, Any], seed: int) -> CLIP:
+    # open_clip initialises from the global generator: lend it a seeded one, and give the old state back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return CLIP(**architecture)
+        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+            raise ModelError(
+                f"open_clip does not take this architecture: {error}. Expected embed_dim, vision_cfg and text_cfg as"
+                " in open_clip's model_configs."
+            ) from error
+
+
+def _check_fit(model: CLIP, weights: dict[str, Tensor], path: Path) -> None:
+    expected = {name: tuple(w.shape) for name, w in model.state_dict().items()}
+    found = {name: tuple(w.shape) for name, w in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            here, there = (str(shapes.get(name, "absent")) for shapes in (expected, found))
+            raise ModelError(
+                f"{path}: tensor {name} does not fit config.json: expected shape {here}, found {there}."
+                " The two files are of different models; pull or train the model again."
+            )
+
+
+def _config(spec: str, architecture: dict[str, Any], preprocess: Preprocess, tokenize: Tokenizer) -> dict[str, Any]:
+    config = {
+        "spec": spec,
+        "architecture": architecture,
+        "preprocess": {**vars(preprocess)},
+        "tokenizer": {
+            "kind": "clip-bpe",
+            "merges": tokenize.vocab_size - BYTES_AND_MARKS,
+            "context_length": tokenize.context_length,
+        },
+    }
+    return json.loads(json.dumps(config))

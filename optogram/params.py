@@ -1,0 +1,333 @@
+"""The params of a run: pydantic models of params.yaml, whose defaults are the demo; profiles are overlays on these."""
+
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
+
+from optogram.errors import ParamError, nearest
+
+RECIPE = "# optogram profile"
+
+
+class Section(BaseModel):
+    """A frozen section: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SceneSplit(Section):
+    """One split of rendered scenes."""
+
+    count: PositiveInt
+    mode: Literal["train", "plain", "biased"] = "plain"
+
+
+class Scenes(Section):
+    """Scenes rendered by us: 64 x 64 pixels, every label and mask known."""
+
+    bias: float = Field(
+        default=0.95, ge=0, le=1, description="share of a tied shape's images on its tied background, mode train"
+    )
+    shard: PositiveInt = Field(default=2048, description="images a shard")
+    splits: dict[str, SceneSplit] = Field(
+        default={
+            "train": SceneSplit(count=40_000, mode="train"),
+            "reference": SceneSplit(count=2000),
+            "eval": SceneSplit(count=2000),
+            "biased": SceneSplit(count=2000, mode="biased"),
+        },
+        description="mode train leaves out the held-out combinations; biased has the four Waterbirds-like groups",
+    )
+
+
+class PhotoSplit(Section):
+    """One split of photographs."""
+
+    limit: PositiveInt | None = None
+
+
+class Photos(Section):
+    """Photographs in a folder or zip of class folders, or a Hugging Face dataset."""
+
+    path: str = Field(default="", description="folder, zip, or hf:NAME; `make demo PROFILE=photos IMAGES=...`")
+    size: PositiveInt = Field(default=64, description="pixels a side; the shorter side is resized, the centre cropped")
+    on_bad: Literal["skip", "refuse"] = Field(default="skip", description="files that are no usable image")
+    min_side: PositiveInt = Field(default=8, description="smaller images count as bad")
+    reference_share: float = Field(
+        default=0.2, gt=0, lt=1, description="part of the training photographs for reference"
+    )
+    shard: PositiveInt = Field(default=512, description="images a shard")
+    splits: dict[str, PhotoSplit] = Field(default={}, description="train, reference, eval; limit = images, balanced")
+
+
+class Texts(Section):
+    """Text pools; each is decomposed against in turn."""
+
+    pools: list[Literal["descriptions", "words", "class", "random"]] = Field(
+        default=["descriptions", "words", "class", "random"], description="the built-in ones to use"
+    )
+    words: PositiveInt = Field(default=2000, description="most common English words in the pool `words`")
+    random: PositiveInt = Field(default=2000, description="unit Gaussian vectors in the pool `random`")
+    files: dict[str, str] = Field(default={}, description="your own pools: name -> text file, one description a line")
+
+    @property
+    def names(self) -> list[str]:
+        """All pools, built-in ones first."""
+        return [*self.pools, *sorted(self.files)]
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Texts":
+        if both := sorted({*self.pools} & {*self.files}):
+            raise ValueError(f"{both[0]!r} is both a built-in pool and in files; name yours otherwise")
+        return self
+
+
+class Training(Section):
+    """A CLIP trained here."""
+
+    width: PositiveInt = 128
+    layers: PositiveInt = 5
+    head_width: PositiveInt = 16
+    patch: PositiveInt = 8
+    embed: PositiveInt = 128
+    text_width: PositiveInt = 128
+    text_layers: PositiveInt = 2
+    context: PositiveInt = 32
+    merges: PositiveInt = 4000
+    epochs: PositiveInt = 12
+    batch: PositiveInt = 256
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    warmup: PositiveInt = 200
+
+
+class TrainClip(Section):
+    """CLIPs trained on images/train."""
+
+    models: dict[str, Training] = Field(default={"demo": Training()}, description="name -> architecture and schedule")
+
+
+class ClipSource(Section):
+    """A pretrained CLIP."""
+
+    spec: str
+    checkpoint: str | None = None
+
+
+class LoadClip(Section):
+    """Pretrained CLIPs."""
+
+    models: dict[str, ClipSource] = Field(
+        default={}, description="name -> {spec: open_clip:ViT-L-14/laion2b_s32b_b82k, checkpoint: local file}"
+    )
+
+
+class Contributions(Section):
+    """The cache of direct contributions."""
+
+    splits: list[str] = Field(default=["reference", "eval", "biased"], description="reference gives means and texts")
+    shard: PositiveInt = Field(default=512, description="images a shard; a killed run resumes at the first missing one")
+    batch: PositiveInt = Field(default=64, description="images a forward pass")
+    tokens: bool = Field(default=True, description="keep per-token contributions too (large at ImageNet scale)")
+
+
+class Ablation(Section):
+    """Mean-ablation."""
+
+    means: Literal["reference", "eval"] = Field(
+        default="reference", description="split whose means replace a component"
+    )
+
+
+class TextSpan(Section):
+    """TextSpan, Algorithm 1 of Gandelsman (2025)."""
+
+    layers: PositiveInt = Field(default=4, description="the last K attention layers")
+    size: PositiveInt = Field(default=16, description="descriptions a head; at most the head's dimension")
+    sizes: list[PositiveInt] = Field(default=[1, 2, 4, 6, 8, 10, 12, 14, 16], description="m on the accuracy curve")
+    rank: PositiveInt | None = Field(default=None, description="dimensions of the head's space kept; null = all")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "TextSpan":
+        if max(self.sizes, default=0) > self.size:
+            raise ValueError(f"sizes has {max(self.sizes)}, but size = {self.size} is the most that is mined")
+        return self
+
+
+class Roles(Section):
+    """Roles of heads, and retrieval."""
+
+    images: PositiveInt = Field(default=8, description="top images a description")
+    queries: PositiveInt = Field(default=6, description="query images for nearest neighbours")
+    neighbours: PositiveInt = Field(default=6, description="neighbours a query")
+    permutations: PositiveInt = Field(default=10_000, description="for the p-value of the agreement")
+
+
+class Spurious(Section):
+    """Spurious cues: heads of one attribute are ablated."""
+
+    split: str = Field(default="biased", description="images with a known `group`")
+    attribute: str = Field(default="background", description="the cue; heads named after it are ablated")
+    random_heads: PositiveInt = Field(default=10, description="heads in each random draw, as in the thesis")
+    draws: PositiveInt = Field(default=5, description="random draws; the best and the mean are reported")
+
+
+class Segmentation(Section):
+    """Zero-shot segmentation by heatmaps."""
+
+    images: PositiveInt = Field(default=1000, description="images of eval that are scored")
+    shown: PositiveInt = Field(default=6, description="images shown in the report")
+
+
+class Joint(Section):
+    """Joint decomposition over heads and tokens."""
+
+    images: PositiveInt = Field(default=4, description="images shown a head")
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    seed: int = Field(default=0, ge=0, description="every random choice derives from it")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = CUDA where there is one")
+    clips: list[str] = Field(default=["demo"], description="models that are decomposed: trained or loaded ones, below")
+    scenes: Scenes = Scenes()
+    photos: Photos = Photos()
+    texts: Texts = Texts()
+    train_clip: TrainClip = TrainClip()
+    load_clip: LoadClip = LoadClip()
+    contributions: Contributions = Contributions()
+    ablation: Ablation = Ablation()
+    textspan: TextSpan = TextSpan()
+    roles: Roles = Roles()
+    spurious: Spurious = Spurious()
+    segmentation: Segmentation = Segmentation()
+    joint: Joint = Joint()
+
+    @model_validator(mode="after")
+    def _models_exist(self) -> "Params":
+        known = [*self.train_clip.models, *self.load_clip.models]
+        for clip in self.clips:
+            if clip not in known:
+                raise ValueError(f"clips names {clip!r}, but train_clip.models and load_clip.models have {known}")
+        if both := sorted({*self.train_clip.models} & {*self.load_clip.models}):
+            raise ValueError(f"{both[0]!r} is both in train_clip.models and in load_clip.models; names must differ")
+        if both := sorted({*self.scenes.splits} & {*self.photos.splits}):
+            raise ValueError(f"split {both[0]!r} is both in scenes.splits and in photos.splits; empty one of them")
+        splits = {*self.scenes.splits, *self.photos.splits}
+        for needed in ("reference", "eval", *self.contributions.splits, self.spurious.split):
+            if needed not in splits:
+                raise ValueError(f"split {needed!r} is used, but scenes.splits and photos.splits have {sorted(splits)}")
+        return self
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """The validated params at `path`; ParamError naming every bad key, its value and the fix."""
+    try:
+        values = YAML(typ="safe").load(path.read_text())
+    except FileNotFoundError:
+        raise ParamError(f"{path}: no such file. Run where it is, or write one with `optogram profile demo`.") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamError(f"{path} is not YAML: {error}") from None
+    return validated(values or {}, str(path))
+
+
+def validated(values: dict[str, Any], source: str) -> Params:
+    """`values` as Params; ParamError that names `source` and every key that is wrong."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            where = ".".join(str(part) for part in item["loc"])
+            if item["type"] == "extra_forbidden":
+                siblings = _fields_at(item["loc"][:-1])
+                problems.append(f"{source}: {where} is not a known key.{nearest(str(item['loc'][-1]), siblings)}")
+            else:
+                found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
+                at = f"{where}: " if where else ""
+                problems.append(f"{source}: {at}{item['msg'].removeprefix('Value error, ')}{found}.")
+        raise ParamError("\n".join(problems)) from None
+
+
+def _fields_at(location: tuple[Any, ...]) -> list[str]:
+    """Known keys of the section at a location such as ("train_clip", "models", "demo")."""
+    value: Any = Params()
+    for part in location:
+        value = value.get(part, next(iter(value.values()), None)) if isinstance(value, dict) else getattr(value, part)
+    return sorted(type(value).model_fields) if isinstance(value, Section) else []
+
+
+def profile_text(name: str, settings: list[str], folder: Path = Path("profiles")) -> str:
+    """params.yaml for a profile (`demo` = the defaults) with "key.path=value" settings on top.
+
+    Its first line is the recipe, so that params.yaml can tell whether it has been edited since. Raises ParamError for
+    an unknown profile or key, or a value that does not fit.
+    """
+    values = Params().model_dump()
+    if name != "demo":
+        path = folder / f"{name}.yaml"
+        if not path.is_file():
+            known = ["demo", *sorted(p.stem for p in folder.glob("*.yaml"))]
+            raise ParamError(f"No profile {name!r}; there are {', '.join(known)}.{nearest(name, known)}")
+        values = _overlay(values, YAML(typ="safe").load(path.read_text()) or {}, replaced=("splits", "models", "files"))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ParamError(f"{setting!r} is no setting; expected KEY=VALUE, such as textspan.size=8.")
+        nested: Any = YAML(typ="safe").load(text)
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        values = _overlay(values, nested)
+    params = validated(values, f"profile {name}")
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.width = 120
+    yaml.dump(_commented(params), stream)
+    recipe = " ".join([RECIPE, name, *settings])
+    note = "# The first line tells what wrote this file. Edit freely; `optogram profile` warns first."
+    return f"{recipe}\n{note}\n{stream.getvalue()}"
+
+
+def _overlay(base: Any, top: dict[str, Any], replaced: tuple[str, ...] = ()) -> Any:
+    """`top` laid over `base`, mapping by mapping; mappings whose key is in `replaced` are taken whole."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merge = isinstance(below, dict) and isinstance(value, dict) and key not in replaced
+        merged[key] = _overlay(below, value, replaced) if merge else value
+    return merged
+
+
+def _commented(section: Section) -> CommentedMap:
+    """A section as YAML with its fields' descriptions as comments."""
+    out = CommentedMap()
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            out[name] = _commented(value)
+            if type(value).__doc__:
+                out.yaml_set_comment_before_after_key(name, before="\n" + str(type(value).__doc__))
+        elif isinstance(value, dict):
+            out[name] = CommentedMap({k: _flow(v) if isinstance(v, Section) else v for k, v in value.items()})
+        elif isinstance(value, list):
+            out[name] = CommentedSeq(value)
+            out[name].fa.set_flow_style()
+        else:
+            out[name] = value
+        if info.description:
+            out.yaml_add_eol_comment(info.description, name)
+    return out
+
+
+def _flow(section: Section) -> CommentedMap:
+    """A section as a plain mapping, on one line where it is short."""
+    mapping = CommentedMap(section.model_dump())
+    if len(mapping) <= 4:
+        mapping.fa.set_flow_style()
+    return mapping

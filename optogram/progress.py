@@ -1,0 +1,58 @@
+"""Progress of long work: a live bar with rate and ETA on a terminal, a plain line now and then in a log."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LOG_SECONDS = 10.0
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Yield `advance(count)`. `done` items (a resumed run's) count towards the total but not towards the rate."""
+    console = Console(stderr=True)
+    started = time.monotonic()
+    worked = 0
+
+    def rate() -> str:
+        return f"{worked / max(time.monotonic() - started, 1e-9):,.0f} {unit}/s"
+
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(title, total=total, completed=done, rate="")
+
+            def advance(count: int) -> None:
+                nonlocal worked
+                worked += count
+                bar.update(task, advance=count, rate=rate())
+
+            yield advance
+        return
+
+    said = started
+
+    def log(count: int) -> None:
+        nonlocal worked, said
+        worked += count
+        now = time.monotonic()
+        finished = done + worked >= total
+        if finished or now - said >= LOG_SECONDS:
+            said = now
+            left = (total - done - worked) * (now - started) / max(worked, 1)
+            eta = f"took {now - started:.0f} s" if finished else f"eta {left:.0f} s"
+            print(f"{title}: {done + worked:,} of {total:,} {unit}, {rate()}, {eta}", file=sys.stderr, flush=True)
+
+    yield log

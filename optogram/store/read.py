@@ -1,0 +1,38 @@
+"""Reading artifacts that lie in a folder on this machine."""
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from optogram.errors import ArtifactError, nearest
+from optogram.store.write import PROTOCOL
+
+
+def read(path: Path, *, chunks: dict[str, int] | None = None) -> xr.Dataset:
+    """Open the artifact at `path` lazily; `chunks={}` for dask arrays in the stored chunks.
+
+    Raises ArtifactError if there is none (naming its neighbours) or if it was written by another protocol version.
+    """
+    if not (path / "zarr.json").is_file():
+        beside = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+        raise ArtifactError(f"No artifact at {path}.{nearest(path.name, beside)} `dvc repro` makes it.")
+    return checked(xr.open_zarr(path, chunks=chunks, zarr_format=3), str(path))  # type: ignore[arg-type]
+
+
+def checked(dataset: xr.Dataset, name: str) -> xr.Dataset:
+    """The dataset, if its protocol version is ours; ArtifactError otherwise."""
+    found = dataset.attrs.get("protocol")
+    if found != PROTOCOL:
+        raise ArtifactError(
+            f"{name}: artifact protocol {found}, expected {PROTOCOL}. It was written by another version of Optogram; "
+            "rerun the stage that makes it, or open it with that version."
+        )
+    # labels become plain numpy strings, which joins, pandas and `==` all know
+    return dataset.assign_coords(
+        {
+            name: (c.dims, np.array(c.values.tolist(), dtype=str), c.attrs)
+            for name, c in dataset.coords.items()
+            if c.dtype.kind == "T"
+        }
+    )

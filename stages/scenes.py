@@ -1,0 +1,20 @@
+"""Stage scenes: render one split of scenes, shard by shard."""
+
+from collections.abc import Sequence
+
+from optogram.data.scenes import Scenes
+from stages.doorway import Doorway, run
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write images/<split>."""
+    sections = ("seed", "scenes.bias", "scenes.shard", "scenes.splits.{split}")
+    door = Doorway("scenes", argv, paths=("out",), sections=sections, options=("split",))
+    scenes, split = door.params.scenes, door.params.scenes.splits[door.args.split]
+    bias = scenes.bias if split.mode == "train" else 0.0
+    source = Scenes(door.args.split, split.count, door.params.seed, mode=split.mode, bias=bias)
+    door.write_shards(source.read, f"Scenes, split {door.args.split}", total=len(source), shard=scenes.shard)
+
+
+if __name__ == "__main__":
+    run(main)
