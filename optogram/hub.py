@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 SECONDS = 4.0
 
@@ -40,7 +41,7 @@ def hub_access() -> Iterator[bool]:
     from huggingface_hub import constants
 
     online = not constants.HF_HUB_OFFLINE and reachable(constants.ENDPOINT)
-    settings = [constants, *([sys.modules["datasets.config"]] if "datasets.config" in sys.modules else [])]
+    settings: list[Any] = [constants, *([sys.modules["datasets.config"]] if "datasets.config" in sys.modules else [])]
     before = [setting.HF_HUB_OFFLINE for setting in settings]
     try:
         if not online:

@@ -24,24 +24,23 @@ class SceneSplit(Section):
     """One split of rendered scenes."""
 
     count: PositiveInt
-    mode: Literal["train", "plain", "biased"] = "plain"
 
 
 class Scenes(Section):
     """Scenes rendered by us: 64 x 64 pixels, every label and mask known."""
 
     bias: float = Field(
-        default=0.95, ge=0, le=1, description="share of a tied shape's images on its tied background, mode train"
+        default=0.95, ge=0, le=1, description="share of a tied shape's images on its tied background, in train"
     )
     shard: PositiveInt = Field(default=2048, description="images a shard")
-    splits: dict[str, SceneSplit] = Field(
+    splits: dict[Literal["train", "reference", "eval", "biased"], SceneSplit] = Field(
         default={
-            "train": SceneSplit(count=40_000, mode="train"),
+            "train": SceneSplit(count=40_000),
             "reference": SceneSplit(count=2000),
             "eval": SceneSplit(count=2000),
-            "biased": SceneSplit(count=2000, mode="biased"),
+            "biased": SceneSplit(count=2000),
         },
-        description="mode train leaves out the held-out combinations; biased has the four Waterbirds-like groups",
+        description="train lacks the held-out combinations; biased has the four groups of the spurious cue",
     )
 
 
@@ -62,7 +61,9 @@ class Photos(Section):
         default=0.2, gt=0, lt=1, description="part of the training photographs for reference"
     )
     shard: PositiveInt = Field(default=512, description="images a shard")
-    splits: dict[str, PhotoSplit] = Field(default={}, description="train, reference, eval; limit = images, balanced")
+    splits: dict[Literal["train", "reference", "eval"], PhotoSplit] = Field(
+        default={}, description="train, reference, eval; limit = images, balanced"
+    )
 
 
 class Texts(Section):
@@ -133,7 +134,9 @@ class Contributions(Section):
     splits: list[str] = Field(default=["reference", "eval", "biased"], description="reference gives means and texts")
     shard: PositiveInt = Field(default=512, description="images a shard; a killed run resumes at the first missing one")
     batch: PositiveInt = Field(default=64, description="images a forward pass")
-    tokens: bool = Field(default=True, description="keep per-token contributions too (large at ImageNet scale)")
+    tokens: Literal["all", "class"] = Field(
+        default="all", description="all tokens' contributions, or the class token's only (small at ImageNet scale)"
+    )
 
 
 class Ablation(Section):

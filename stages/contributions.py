@@ -20,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     def compute(start: int, stop: int) -> xr.Dataset:
         part = images.isel(image=slice(start, stop))
         inputs = clip.preprocess(part.pixels.values)
-        found = contributions(clip.model, inputs, tokens=options.tokens, batch=options.batch)
+        found = contributions(clip.model, inputs, batch=options.batch)
+        if options.tokens == "class":
+            found = found.isel(token=[0])
         return found.assign_coords(image=part.image.values)
 
     door.write_shards(compute, "Direct contributions", total=images.sizes["image"], shard=options.shard)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from optogram.models.folder import save_clip
 from optogram.models.spec import load_clip_spec
 from stages.doorway import Doorway, run
@@ -12,7 +14,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sections = ("load_clip.models.{model}",)
     door = Doorway("load_clip", argv, paths=("out",), sections=sections, options=("model",))
     source = door.params.load_clip.models[door.args.model]
-    save_clip(load_clip_spec(source.spec, checkpoint=source.checkpoint, device="cpu"), door.path("out"))
+    save_clip(
+        load_clip_spec(source.spec, checkpoint=source.checkpoint, device="cpu"), door.path("out"), dtype=torch.float32
+    )
 
 
 if __name__ == "__main__":

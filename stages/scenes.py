@@ -10,10 +10,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write images/<split>."""
     sections = ("seed", "scenes.bias", "scenes.shard", "scenes.splits.{split}")
     door = Doorway("scenes", argv, paths=("out",), sections=sections, options=("split",))
-    scenes, split = door.params.scenes, door.params.scenes.splits[door.args.split]
-    bias = scenes.bias if split.mode == "train" else 0.0
-    source = Scenes(door.args.split, split.count, door.params.seed, mode=split.mode, bias=bias)
-    door.write_shards(source.read, f"Scenes, split {door.args.split}", total=len(source), shard=scenes.shard)
+    scenes, split = door.params.scenes, door.args.split
+    bias = scenes.bias if split == "train" else 0.0
+    source = Scenes(split, scenes.splits[split].count, door.params.seed, bias=bias)
+    door.write_shards(source.read, f"Scenes, split {split}", total=len(source), shard=scenes.shard)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,26 @@
+"""Room data: image sources (scenes, photographs) and text pools."""
+
+from importlib import import_module
+from typing import Any
+
+_EXPORTS = {
+    "ATTRIBUTES": "scenes",
+    "Photos": "photos",
+    "Scenes": "scenes",
+    "class_prompts": "photos",
+    "held_out_combinations": "scenes",
+    "is_random": "pools",
+    "pool": "pools",
+    "prompts": "captions",
+    "random_vectors": "pools",
+    "read_descriptions": "pools",
+    "value_names": "scenes",
+    "zeroshot_prompts": "pools",
+}
+__all__ = list(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)

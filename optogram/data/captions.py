@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int16
 
 from optogram.errors import ParamError, nearest
 
-VARIANTS = 4
+VARIANTS = 8
 """Captions drawn for each image."""
 WIDTH = 96
 """Longest caption in characters; captions are fixed-width strings, so that every shard has one type."""
@@ -72,10 +72,7 @@ def captions(
     mentions = order < stated[..., None]
     dice = rng.integers(0, 2**16, (*shape, 11)).tolist()
     rows = zip(labels.tolist(), mentions.tolist(), dice, strict=True)
-    texts = [
-        [_say(row, *each) for each in zip(said, rolled, strict=True)]
-        for row, said, rolled in rows
-    ]
+    texts = [[_say(row, *each) for each in zip(said, rolled, strict=True)] for row, said, rolled in rows]
     return np.array(texts, f"<U{WIDTH}"), mentions
 
 
@@ -103,7 +100,7 @@ def prompts(attribute: str, value: str) -> list[str]:
         phrases = [f"{thing} {word}" for word, thing in product(words, ("an object", "objects", "a shape", "shapes"))]
     elif attribute == "background":
         phrases = [f"{thing} {word}" for word, thing in product(words, ("an object", "objects", "a shape", "shapes"))]
-        phrases.append(f"{value} background")
+        phrases.append(f"a {value} background")
     else:
         article = {word: "an" if word[0] in "aeiou" else "a" for word in words}
         phrases = [
@@ -123,9 +120,11 @@ def _say(label: list[int], said: list[bool], dice: list[int]) -> str:
     many = label[4] > 0
     if tags % 16 == 0:
         ground = _GROUNDS[label[6]] if background else ""
-        return ", ".join(word for word in (shape, colour, texture, size, count and _NAMES[4][label[4]], position, ground) if word)
+        return ", ".join(
+            word for word in (shape, colour, texture, size, count and _NAMES[4][label[4]], position, ground) if word
+        )
     if background and sum(said) == 1 and number % 2:
-        return f"{_OPENINGS[opening % 4]}{_GROUNDS[label[6]]} background"
+        return f"{_OPENINGS[opening % 4]}a {_GROUNDS[label[6]]} background"
     noun = " ".join(word for word in (size, colour, texture, thing) if word)
     if count:
         noun = f"{count} {_plural(noun) if many else noun}"

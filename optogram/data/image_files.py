@@ -20,8 +20,9 @@ from optogram.errors import DataError
 from optogram.hub import hub_access
 
 HUB = "hf:"
-# PIL's raster formats only: its EPS and PDF readers start other programs
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "MPO")
+# raster formats only: PIL's EPS reader starts another program
+Image.init()
+FORMATS = [name for name in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF") if name in Image.OPEN]
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif")
 SUFFIXES += (".ppm", ".pgm", ".pbm", ".pnm")
 LEVELS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -129,12 +130,14 @@ def _zip(path: Path) -> ImageFiles:
         ) from error
     for info in infos:
         name = info.filename.replace("\\", "/")
-        if info.is_dir() or not _is_image_name(name):
+        if info.is_dir():
             continue
         if info.flag_bits & 0x1:
             raise DataError(f"{path}: encrypted ({name}). Unpack it with its password and give the folder instead.")
-        if ".." in name.split("/") or name.startswith("/") or ":" in name.split("/")[0]:
+        if ".." in name.split("/") or name.startswith("/") or name[1:2] == ":":
             bad.append((name, "unsafe name: absolute, or with '..'"))
+        elif not _is_image_name(name):
+            continue
         elif name in entries:
             bad.append((name, "second entry of this name"))
         elif info.file_size > FILE_BYTES:
@@ -271,7 +274,7 @@ def quiet_decoding() -> Iterator[None]:
         yield
 
 
-def decode(data: bytes, size: int, *, minimum_side: int, pixel_limit: int) -> UInt8[np.ndarray, "size size 3"]:
+def decode(data: bytes, size: int, *, min_side: int, pixel_limit: int) -> UInt8[np.ndarray, "size size 3"]:
     """Pixels of an encoded image: upright, on white where transparent, the centre square resized (bicubic) to `size`.
 
     The first frame of an animation; 16-bit grey scaled to 8 bits; embedded colour profiles are not applied.
@@ -282,8 +285,8 @@ def decode(data: bytes, size: int, *, minimum_side: int, pixel_limit: int) -> UI
             width, height = image.size
             if width * height > pixel_limit:
                 raise DataError(f"{width} x {height} pixels, more than pixel_limit = {pixel_limit:,}")
-            if min(width, height) < minimum_side:
-                raise DataError(f"{width} x {height} pixels, a side under minimum_side = {minimum_side}")
+            if min(width, height) < min_side:
+                raise DataError(f"{width} x {height} pixels, a side under min_side = {min_side}")
             turns = TURNS.get(_orientation(image), ())
             picture = _to_rgb(image)
     except DataError:

@@ -16,7 +16,7 @@ from optogram.data.image_files import Bad, ImageFile, ImageFiles, decode, find_i
 from optogram.errors import DataError, ParamError, nearest
 
 SPLITS = ("train", "reference", "eval")
-SHARE = 0.2
+EVAL_SHARE = 0.2
 MEMORY_BYTES = 1 << 30  # of kept pixels; twice that for a moment, when they are stacked
 BATCH = 64
 BLOCK = 64 * BATCH
@@ -66,10 +66,10 @@ class Photos:
     """One split of a set of photographs, checked by decoding; rows as in images/<split> of ARCHITECTURE.md.
 
     `source`: a folder or zip of class folders, perhaps under train/ and test/ (or val/); a folder written by
-    `datasets` save_to_disk; or `hf:name` (`hf:name@config`), a hub dataset. With train/ and test/, `eval` is test/
-    and `reference` a fifth of train/; without, `eval` and `reference` are a fifth each of everything. These fifths
-    are drawn within each class by a hash of seed and id, so splits never overlap and never depend on which files are
-    bad. Rows come round-robin over the classes: any prefix is balanced, and `limit` keeps that many good rows.
+    `datasets` save_to_disk; or `hf:name` (`hf:name@config`), a hub dataset. With train/ and test/, `eval` is test/;
+    without, a fifth of everything. `reference` is `reference_share` of the rest. Both are drawn within each class by a
+    hash of seed and id, so splits never overlap and never depend on which files are bad. Rows come round-robin over
+    the classes: any prefix is balanced, and `limit` keeps that many good rows.
 
     Attributes: `ids` (row ids: the path within the folder or zip, or split/row), `classes` (names, by label),
     `bad_files` (name, reason), of the files looked at: with `limit`, no more are decoded than needed.
@@ -87,7 +87,8 @@ class Photos:
         limit: int | None = None,
         on_bad: Literal["skip", "refuse"] = "skip",
         seed: int = 0,
-        minimum_side: int = 8,
+        min_side: int = 8,
+        reference_share: float = 0.2,
         pixel_limit: int = 80_000_000,
         label_column: str | None = None,
     ) -> None:
@@ -95,16 +96,18 @@ class Photos:
             raise ParamError(f"split = {split!r}: expected one of {', '.join(SPLITS)}.{nearest(split, list(SPLITS))}")
         if on_bad not in ("skip", "refuse"):
             raise ParamError(f"on_bad = {on_bad!r}: expected 'skip' (list bad files, go on) or 'refuse' (stop).")
-        for name, value in (("size", size), ("limit", limit), ("minimum_side", minimum_side)):
+        for name, value in (("size", size), ("limit", limit), ("min_side", min_side)):
             if value is not None and value < 1:
                 raise ParamError(f"{name} = {value}: expected at least 1.")
+        if not 0 < reference_share < 1:
+            raise ParamError(f"reference_share = {reference_share}: expected a number between 0 and 1.")
         self.source, self.split, self.size = source, split, size
-        self._limits = {"minimum_side": minimum_side, "pixel_limit": pixel_limit}
+        self._limits = {"min_side": min_side, "pixel_limit": pixel_limit}
         self._source: ImageFiles = find_images(source, label_column=label_column)
         self.bad_files: Bad = list(self._source.bad)
         folders = sorted({file.folder for file in self._source.files})
         self.classes = _class_names(folders, source, self.bad_files)
-        parts = _split(self._source.files, folders, seed, source)
+        parts = _split(self._source.files, folders, seed, reference_share, source)
         self._rows, self._pixels = self._choose(parts[split], limit)
         if on_bad == "refuse" and self.bad_files:
             raise DataError(
@@ -114,7 +117,7 @@ class Photos:
         if not self._rows:
             raise DataError(
                 f"{source}: no good image in split {split!r}: {_listing(self.bad_files)}. Repair them, or lower "
-                "minimum_side if they are just small."
+                "min_side if they are just small."
             )
         self._labels = {folder: label for label, folder in enumerate(folders)}
         self.ids = [file.id for file in self._rows]
@@ -123,9 +126,9 @@ class Photos:
         return len(self._rows)
 
     def read(self, start: int, stop: int) -> xr.Dataset:
-        """Rows `start` to `stop` as a Dataset of the images/<split> schema. Raises IndexError outside the rows."""
+        """Rows `start` to `stop` as a Dataset of the images/<split> schema. Raises ParamError outside the rows."""
         if not 0 <= start < stop <= len(self):
-            raise IndexError(f"rows {start} to {stop} of {len(self)}")
+            raise ParamError(f"{self.source}: rows {start} to {stop}, expected a range within 0 to {len(self)}.")
         rows = self._rows[start:stop]
         if self._pixels is None:
             decoded = self._decode(rows)
@@ -217,7 +220,7 @@ def _class_names(folders: list[str], source: str | Path, bad: Bad) -> list[str]:
 
 
 def _split(
-    files: list[ImageFile], folders: list[str], seed: int, source: str | Path
+    files: list[ImageFile], folders: list[str], seed: int, share: float, source: str | Path
 ) -> dict[str, list[ImageFile]]:
     """The files of each split, in the order of the hash of seed and id, which also draws the splits."""
     files = sorted(files, key=lambda file: hashlib.sha256(f"{seed}/{file.id}".encode()).digest())
@@ -233,12 +236,13 @@ def _split(
         if len(mine) < (2 if levelled else 3):
             few.append(f"{folder!r} ({len(mine)})")
             continue
-        fifth = max(1, round(SHARE * len(mine)))
-        cuts = {"reference": mine[:fifth], "train": mine[fifth:]}
         if not levelled:
-            cuts |= {"eval": mine[fifth : 2 * fifth], "train": mine[2 * fifth :]}
-        for split, cut in cuts.items():
-            parts[split] += cut
+            fifth = max(1, round(EVAL_SHARE * len(mine)))
+            parts["eval"] += mine[:fifth]
+            mine = mine[fifth:]
+        cut = min(max(1, round(share * len(mine))), len(mine) - 1)
+        parts["reference"] += mine[:cut]
+        parts["train"] += mine[cut:]
     if levelled:
         parts["eval"] = [file for file in files if file.level == held_out]
     if few:

@@ -28,13 +28,13 @@ _CLASS_PHRASES = ("{}", "a photo of a {}", "something that looks like a {}", "pa
 Text = tuple[str, str, str]  # the text, the attribute and the value that it names
 
 
-def pool(name: str, *, images: xr.Dataset | None = None, count: int = COUNT) -> xr.Dataset:
+def pool(name: str | Path, *, images: xr.Dataset | None = None, count: int = COUNT) -> xr.Dataset:
     """The pool called `name`, as texts/<pool> of ARCHITECTURE.md: coordinate `text`, with `attribute` and `value`.
 
     descriptions: phrases for what `images` is labelled with, and general descriptions of pictures;
     words: the `count` most common English words; class: every labelled value under each zero-shot prompt;
     random: names for `count` vectors that no text has, see `random_vectors`;
-    any other: the path of a text file of the user's, one description a line, see `read_descriptions`.
+    any other, or a Path: a text file of the user's, one description a line, see `read_descriptions`.
     `images` is any images/<split> dataset; by default, scenes.
 
     Raises ParamError for an unknown pool or count < 1; DataError for a file that cannot be used.
@@ -50,7 +50,7 @@ def pool(name: str, *, images: xr.Dataset | None = None, count: int = COUNT) -> 
         return _table((text, a, v) for a, v, texts in zeroshot_prompts(images) for text in texts)
     if name == "random":
         return _table((RANDOM_NAME.format(number), "", "") for number in range(1, count + 1))
-    if not Path(name).suffix and "/" not in name:
+    if isinstance(name, str) and not Path(name).suffix and "/" not in name and not Path(name).is_file():
         raise ParamError(
             f"text pool {name!r} is unknown: expected {', '.join(POOLS)}, or the path of a .txt file with one "
             f"description a line.{nearest(name, list(POOLS))}"
@@ -91,7 +91,9 @@ def read_descriptions(path: Path) -> list[str]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}). Expected a text file, one description a line.") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}). Expected a text file, one description a line."
+        ) from error
     try:
         content = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -197,7 +197,7 @@ def value_names() -> np.ndarray:
 
 
 def _background(
-    ground: Int16[np.ndarray, "image"], size: int, rng: np.random.Generator
+    ground: Int16[np.ndarray, " image"], size: int, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "image y x rgb"]:
     """Each background blends a dark and a light colour by a procedural shade of 0 to 64."""
     n = len(ground)
@@ -270,7 +270,7 @@ def _objects(
         steps = rng.integers(0, 2**16, (n, *shape)).astype(np.float32) / np.float32(2**16)
         return np.float32(low) + np.float32(high - low) * steps
 
-    radius = np.where(of["size"] == 1, np.float32(9.3), np.float32(7.2)) * spread(0.96, 1.02)
+    radius = np.where(of["size"] == 1, np.float32(9), np.float32(7)) * spread(0.96, 1.02)
     centre = _layout(of["position"], of["count"], radius, spread) * scale
     turn = rng.integers(-9, 10, (n, 3))
     phase = spread(0, 6, 3, 2)
@@ -319,14 +319,14 @@ def _objects(
 
 
 def _layout(
-    position: Int16[np.ndarray, "image"],
-    count: Int16[np.ndarray, "image"],
-    radius: Float32[np.ndarray, "image"],
+    position: Int16[np.ndarray, " image"],
+    count: Int16[np.ndarray, " image"],
+    radius: Float32[np.ndarray, " image"],
     spread,
 ) -> Float32[np.ndarray, "image 3 2"]:
     """Centres (x, y) in a 64 x 64 frame: a column at the left or right, a row at the top or bottom, else a cluster."""
     middle = np.float32(31.5)
-    gap = radius * np.float32(2.12) + np.float32(1.2)
+    gap = radius * np.float32(2.1) + 1
     rank = np.arange(3, dtype=np.float32)
     along = (rank - count[:, None] / np.float32(2)) * gap[:, None]
     room = middle - count / np.float32(2) * gap - radius * np.float32(1.08) - 1
@@ -370,7 +370,7 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         d = u * np.float32(nx) + v * np.float32(ny)
         second = np.maximum(second, np.minimum(first, d))
         first = np.maximum(first, d)
-    return second - np.float32(0.345)
+    return second - np.float32(0.335)
 
 
 def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:

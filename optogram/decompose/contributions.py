@@ -1,7 +1,6 @@
-"""Decompose: direct contributions of attention heads, tokens and MLPs to a CLIP image embedding (thesis eq. 2.4-2.6)."""
+"""Decompose: direct contributions of heads, tokens and MLPs to a CLIP image embedding (thesis eq. 2.4-2.6)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from optogram.decompose.towers import Maps, Tower, frozen, tower
+from optogram.decompose.towers import Maps, Tower, evaluating, tower
 from optogram.errors import DataError, ModelError, ParamError, ShapeError
 
 
@@ -37,10 +36,12 @@ def contributions(
     """
     target = tower(model)
     images = target.checked(images)
-    with frozen(target.visual):
+    with evaluating(target.visual), torch.inference_mode():
         maps = target.maps()
-        parts = [_batch(target, maps, part, tokens) for _, part in target.batches(images, batch)]
-        per_image = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        per_image = {}
+        for rows, part in target.batches(images, batch):
+            for name, array in _batch(target, maps, part, tokens).items():
+                per_image.setdefault(name, np.empty((len(images), *array.shape[1:]), np.float32))[rows] = array
         shared = {name: getattr(maps, name).cpu().numpy() for name in ("basis", "bias", "gain", "offset")}
     _check_finite(images, per_image)
     return xr.Dataset(
@@ -73,14 +74,14 @@ def token_scores(
     images = target.checked(images)
     layers = _indices("layer", layers, target.layers)
     heads = _indices("head", heads, target.heads)
-    with frozen(target.visual):
+    with evaluating(target.visual), torch.inference_mode():
         maps = target.maps()
         along = torch.as_tensor(directions).to(maps.basis)
         if along.ndim != 2 or along.shape[1] != maps.gain.shape[0]:
             raise ShapeError(
                 f"directions have shape {tuple(along.shape)}, but this model embeds into (text, {maps.gain.shape[0]})."
             )
-        reader = _Reader(maps, along, layers, heads, attended=target.tokens - (not target.class_token))
+        reader = _Reader(maps, along, layers, heads, target.attended)
         scores = np.concatenate([reader.read(target, part) for _, part in target.batches(images, batch)])
     coords = {"layer": list(layers), "head": list(heads), "token": range(target.tokens)}
     return xr.DataArray(scores, dims=("image", "layer", "head", "token", "text"), coords=coords, name="token_scores")
@@ -102,16 +103,13 @@ _DIMS = {
 
 def _batch(target: Tower, maps: Maps, images: Tensor, tokens: bool) -> dict[str, np.ndarray]:
     """The variables that depend on the images, for one batch."""
-    token = torch.zeros(0)
+    token = maps.gain.new_zeros(len(images), target.attended if tokens else 0, maps.gain.shape[0])
 
     def add(layer: int, attention: Tensor, values: Tensor) -> None:
         # One layer's contributions, summed over heads by the output projection itself. Projecting all the way down
         # costs embed/width of the output projection and keeps the running sum in the smaller space.
-        nonlocal token
         weighted = (attention[..., None] * values).transpose(1, 2).flatten(2).float()
-        if not layer:
-            token = weighted.new_zeros(*weighted.shape[:2], maps.basis.shape[-1])
-        token.view(-1, token.shape[-1]).addmm_(weighted.flatten(0, 1), maps.basis[layer].flatten(0, 1))
+        token.flatten(0, 1).addmm_(weighted.flatten(0, 1), maps.basis[layer].flatten(0, 1))
 
     out = target.forward(images, add if tokens else None)
     arrays = {"z": out.z, "scale": out.scale, "mean": out.mean, "mlp": out.mlp, "embedding": out.embedding}

@@ -44,7 +44,7 @@ def augmented(ds: xr.Dataset) -> xr.Dataset:
         z = z.chunk(image=max(1, BLOCK_BYTES // (4 * count * ds.sizes["embed"])))
     # images first, layers second: a stored block of z is read once for all its layers
     z = z.chunk(layer=1, head=-1, head_dim=-1)
-    per_image = ds[["scale", "mean"]].load()
+    per_image = ds[["scale", "mean"]].chunk(image=z.chunksizes["image"])
     a = xr.apply_ufunc(
         _append,
         z,
@@ -79,10 +79,13 @@ def _checked(ds: xr.Dataset) -> tuple[int, int]:
     """Numbers of layers and heads."""
     missing = [name for name in _NEEDED if name not in ds]
     if missing:
-        raise ShapeError(f"the dataset lacks {', '.join(missing)}. Pass what optogram.decompose.contributions returned.")
+        raise ShapeError(
+            f"the dataset lacks {', '.join(missing)}. Pass what optogram.decompose.contributions returned."
+        )
     layers, count = ds.sizes["layer"], ds.sizes["head"]
     partial = ("block" in ds.sizes and ds.sizes["block"] != layers + 1) or any(
-        name in ds.coords and not np.array_equal(ds[name].values, np.arange(ds.sizes[name])) for name in ("layer", "head")
+        name in ds.coords and not np.array_equal(ds[name].values, np.arange(ds.sizes[name]))
+        for name in ("layer", "head")
     )
     if partial:
         raise ShapeError(

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from optogram.errors import DataError, ModelError, ShapeError
 
 SUPPORTED = (
-    "Supported: open_clip ViTs with class-token pooling, final LayerNorm and projection (OpenAI, LAION, DFN, MetaCLIP), "
-    "and timm ViTs with attention pooling and no projection after it (SigLIP)."
+    "Supported: open_clip ViTs with class-token pooling, final LayerNorm and projection (OpenAI, LAION, DFN, "
+    "MetaCLIP), and timm ViTs with attention pooling and no projection after it (SigLIP)."
 )
 
 # Called once a layer with its index, the attention of the class token (image, head, token), which sums to 1 over
@@ -35,8 +35,8 @@ class Maps:
 
     basis: Float[Tensor, "layer head head_dim embed"]  # output projection x gamma x P
     bias: Float[Tensor, "layer embed"]  # output-projection bias x gamma x P
-    gain: Float[Tensor, "embed"]  # gamma P
-    offset: Float[Tensor, "embed"]  # beta P
+    gain: Float[Tensor, " embed"]  # gamma P
+    offset: Float[Tensor, " embed"]  # beta P
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Pass:
     """What one forward pass leaves behind, float32 (ARCHITECTURE.md, contributions)."""
 
     z: Float[Tensor, "image layer head head_dim"]
-    scale: Float[Tensor, "image"]
-    mean: Float[Tensor, "image"]
+    scale: Float[Tensor, " image"]
+    mean: Float[Tensor, " image"]
     mlp: Float[Tensor, "image block embed"]
     embedding: Float[Tensor, "image embed"]
 
@@ -69,6 +69,11 @@ class Tower(ABC):
         """Number of tokens in the output: the query, then the patches."""
         return 1 + self.grid[0] * self.grid[1]
 
+    @property
+    def attended(self) -> int:
+        """Number of tokens that the query attends to."""
+        return self.tokens if self.class_token else self.tokens - 1
+
     def with_query(self, x: Tensor, dim: int) -> Tensor:
         """Per-token values with zeros put in as token 0 where the query is not attended to."""
         return x if self.class_token else torch.cat([torch.zeros_like(x.narrow(dim, 0, 1)), x], dim)
@@ -87,8 +92,8 @@ class Tower(ABC):
         expected = (3, *self.image_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected or not len(images):
             raise ShapeError(
-                f"images have shape {tuple(images.shape)}, but this model takes (image, {', '.join(map(str, expected))}) "
-                "with at least one image. Preprocess them with the transform that came with the model."
+                f"images have shape {tuple(images.shape)}, but this model takes (image, "
+                f"{', '.join(map(str, expected))}) with at least one image. Preprocess them with the transform that came with the model."
             )
         if not images.is_floating_point():
             raise DataError(
@@ -119,13 +124,12 @@ def tower(model: nn.Module) -> Tower:
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Inference in eval mode; every module's training flag is put back, also when an exception passes."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode; every module's training flag is put back, also when an exception passes."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for module, flag in flags:
             module.training = flag
@@ -142,7 +146,9 @@ class ClassTokenTower(Tower):
             "an attentional pooler (CoCa)": visual.attn_pool is not None,
             f"pooling {visual.pool_type!r}": visual.pool_type != "tok",
             "a final LayerNorm after pooling (final_ln_after_pool)": visual.final_ln_after_pool,
-            f"final {type(visual.ln_post).__name__} in place of a LayerNorm": not isinstance(visual.ln_post, nn.LayerNorm),
+            f"final {type(visual.ln_post).__name__} in place of a LayerNorm": not isinstance(
+                visual.ln_post, nn.LayerNorm
+            ),
             "no projection": visual.proj is None,
         }
         self.blocks = cast(list[ResidualAttentionBlock], list(visual.transformer.resblocks))
@@ -156,7 +162,7 @@ class ClassTokenTower(Tower):
             )
             if any(problems.values()):
                 raise _unsupported(next(name for name, found in problems.items() if found))
-        self.parts = visual
+        self.parts = cast(Any, visual)
         self.layers, self.heads = len(self.blocks), self.blocks[0].attn.num_heads
         self.image_size = cast(tuple[int, int], tuple(visual.image_size))
         self.grid = cast(tuple[int, int], tuple(visual.grid_size))
@@ -167,13 +173,15 @@ class ClassTokenTower(Tower):
         projection = self.parts.proj.float()
         gain = (torch.ones_like(projection[:, 0]) if norm.weight is None else norm.weight.float())[:, None] * projection
         offset = torch.zeros_like(projection[0]) if norm.bias is None else norm.bias.float() @ projection
-        basis, bias = [], []
-        for block in self.blocks:
+        basis = gain.new_empty(self.layers, *gain.shape)
+        bias = gain.new_zeros(self.layers, gain.shape[1])
+        for index, block in enumerate(self.blocks):
             out = block.attn.out_proj
-            layer_scale = block.ls_1.gamma.float()[:, None] if isinstance(block.ls_1, LayerScale) else 1.0
-            basis.append((out.weight.float().T @ (layer_scale * gain)).unflatten(0, (self.heads, -1)))
-            bias.append(torch.zeros_like(offset) if out.bias is None else out.bias.float() @ (layer_scale * gain))
-        return Maps(torch.stack(basis), torch.stack(bias), gain.sum(0), offset)
+            after = block.ls_1.gamma.float()[:, None] * gain if isinstance(block.ls_1, LayerScale) else gain
+            torch.mm(out.weight.float().T, after, out=basis[index])
+            if out.bias is not None:
+                bias[index] = out.bias.float() @ after
+        return Maps(basis.unflatten(1, (self.heads, -1)), bias, gain.sum(0), offset)
 
     def embed(self, images: Float[Tensor, "image rgb y x"]) -> Float[Tensor, "image token width"]:
         """Input embeddings: class token and patches, with positions, after the first LayerNorm."""
@@ -192,32 +200,38 @@ class ClassTokenTower(Tower):
     def forward(self, images: Float[Tensor, "image rgb y x"], see: See | None = None) -> Pass:
         """Run the tower once; `see` is shown every layer's class-token attention and values."""
         x = self.embed(images)
-        outputs, terms = [], [x[:, 0].clone()]
+        # what is kept is laid out first: kept pieces between a layer's temporaries would fragment the heap
+        z = x.new_empty(len(x), self.layers, self.heads, x.shape[2] // self.heads)
+        terms = x.new_empty(len(x), self.layers + 1, x.shape[2])
+        terms[:, 0] = x[:, 0]
         for index, block in enumerate(self.blocks):
             q, k, v = self.qkv(block.attn, block.ln_1(x))
             if index == self.layers - 1:
                 # nothing reads the other tokens after the last keys and values
                 q, x = q[:, :, :1], x[:, :1]
             mixed = F.scaled_dot_product_attention(q, k, v)
-            outputs.append(mixed[:, :, 0].clone())
+            z[:, index] = mixed[:, :, 0]
             if see:
                 see(index, _attention(q[:, :, 0], k), v)
             del q, k, v
-            x = x + block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
+            mixed = block.attn.out_proj(mixed.transpose(1, 2).flatten(2))
+            x += block.ls_1(mixed)
+            del mixed
             step = block.ls_2(block.mlp(block.ln_2(x)))
-            terms.append(step[:, 0].clone())
-            x = x + step
-        return self._pass(x[:, 0], outputs, terms)
+            terms[:, index + 1] = step[:, 0]
+            x += step
+            del step
+        return self._pass(x[:, 0], z, terms)
 
-    def _pass(self, final: Tensor, outputs: list[Tensor], terms: list[Tensor]) -> Pass:
+    def _pass(self, final: Tensor, z: Tensor, terms: Tensor) -> Pass:
         norm, projection = self.parts.ln_post, self.parts.proj
         variance, mean = torch.var_mean(final.float(), 1, correction=0)
         scale = torch.rsqrt(variance + norm.eps)
-        mlp = torch.stack(terms, 1).float() * scale[:, None, None]
+        mlp = terms.float() * scale[:, None, None]
         if norm.weight is not None:
             mlp *= norm.weight.float()
         return Pass(
-            z=torch.stack(outputs, 1).float() * scale[:, None, None, None],
+            z=z.float() * scale[:, None, None, None],
             scale=scale,
             mean=mean,
             mlp=mlp @ projection.float(),
@@ -242,7 +256,8 @@ class PooledTower(Tower):
         if not isinstance(pool, AttentionPoolLatent):
             raise _unsupported(f"the timm trunk {type(trunk).__name__} without a latent attention pool")
         problems = {
-            f"an attention pool with {pool.latent_len} latents": pool.latent_len != 1 or pool.pool not in ("token", "avg"),
+            f"an attention pool with {pool.latent_len} latents": pool.latent_len != 1
+            or pool.pool not in ("token", "avg"),
             "an attention pool without an output projection": not isinstance(pool.proj, nn.Linear),
             "an attention pool that also reads class or register tokens": trunk.num_prefix_tokens != 0,
             "a projection after the attention pool": len(visual.head) > 0 or not isinstance(trunk.head, nn.Identity),
@@ -250,7 +265,7 @@ class PooledTower(Tower):
         }
         if any(problems.values()):
             raise _unsupported(next(name for name, found in problems.items() if found))
-        self.trunk, self.pool = trunk, pool
+        self.trunk, self.pool = trunk, cast(Any, pool)
         self.heads = pool.num_heads
         self.image_size = cast(tuple[int, int], tuple(trunk.patch_embed.img_size))
         self.grid = cast(tuple[int, int], tuple(trunk.patch_embed.grid_size))

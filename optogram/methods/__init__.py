@@ -1,0 +1,68 @@
+"""Methods: arrays and models in, findings out. Lazy exports (PEP 562)."""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optogram.methods.ablation import ablate_components, ablate_heads, ablate_layers, mean_ablate
+    from optogram.methods.describe import describe
+    from optogram.methods.joint import joint
+    from optogram.methods.roles import agreement, measured_roles, named_roles, neighbours, top_images
+    from optogram.methods.spurious import debias, spurious_heads
+    from optogram.methods.textspan import reconstruct, textspan, textspan_heads
+
+__all__ = [
+    "ablate_components",
+    "ablate_heads",
+    "ablate_layers",
+    "agreement",
+    "debias",
+    "describe",
+    "joint",
+    "mean_ablate",
+    "measured_roles",
+    "named_roles",
+    "neighbours",
+    "reconstruct",
+    "spurious_heads",
+    "textspan",
+    "textspan_heads",
+    "top_images",
+]
+
+_EXPORTS = {
+    "ablate_components": "ablation",
+    "ablate_heads": "ablation",
+    "ablate_layers": "ablation",
+    "agreement": "roles",
+    "debias": "spurious",
+    "describe": "describe",
+    "joint": "joint",
+    "mean_ablate": "ablation",
+    "measured_roles": "roles",
+    "named_roles": "roles",
+    "neighbours": "roles",
+    "reconstruct": "textspan",
+    "spurious_heads": "spurious",
+    "textspan": "textspan",
+    "textspan_heads": "textspan",
+    "top_images": "roles",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(f"optogram.methods.{_EXPORTS[name]}"), name)
+    raise AttributeError(f"module 'optogram.methods' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        # importing the submodule `textspan` would otherwise hide the function of that name
+        if name not in _EXPORTS or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

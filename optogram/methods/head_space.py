@@ -89,17 +89,22 @@ def open_heads(contributions: xr.Dataset, layers: Sequence[int] | None = None) -
     )
 
 
+def image_runs(contributions: xr.Dataset) -> Iterator[slice]:
+    """Runs of images whose MLP terms take some tens of megabytes."""
+    rows = max(1, _BLOCK_BYTES // (4 * contributions.sizes["embed"] * contributions.sizes["block"]))
+    for start in range(0, contributions.sizes["image"], rows):
+        yield slice(start, start + rows)
+
+
 def component_means(contributions: xr.Dataset) -> ComponentMeans:
     """Means over the images of every head, every MLP block and the class token's own attention term."""
     heads = open_heads(contributions)
     mlp = class_token = np.zeros(())
     count = contributions.sizes["image"]
     # `token` is a variable and a dimension, which xarray's own reductions over a Dataset lose: plain slices instead.
-    rows = max(1, _BLOCK_BYTES // (4 * contributions.sizes["embed"] * contributions.sizes["block"]))
-    for start in range(0, count, rows):
-        block = contributions.isel(image=slice(start, start + rows))
-        mlp = mlp + block["mlp"].values.sum(0, dtype=np.float64)
-        class_token = class_token + block["token"][:, 0].values.sum(0, dtype=np.float64)
+    for rows in image_runs(contributions):
+        mlp = mlp + contributions["mlp"][rows].values.sum(0, dtype=np.float64)
+        class_token = class_token + contributions["token"][rows, 0].values.sum(0, dtype=np.float64)
     return ComponentMeans(
         np.einsum("lhk,lhke->lhe", heads.mean(), heads.basis),
         mlp / count,

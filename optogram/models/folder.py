@@ -178,7 +178,7 @@ def load_clip(path: Path, device: str = "auto") -> Clip:
     try:
         config = json.loads((path / "config.json").read_text())
         architecture, tokenizer = config["architecture"], config["tokenizer"]
-        preprocess = Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in config["preprocess"].items()})
+        preprocess = Preprocess(**config["preprocess"])
         weights = load_file(path / "model.safetensors")
         merges = (path / "merges.txt.gz").read_bytes()
     except FileNotFoundError as error:

@@ -69,13 +69,13 @@ def pull(name: str, *, repo: str = ".") -> list[str]:
 
     path = PurePosixPath(ROOT) / name
     with Repo(repo) as opened:
-        outs = sorted(PurePosixPath(out.def_path).as_posix() for out in opened.index.outs if out.def_path)
+        outs = sorted(Path(out.fs_path).relative_to(opened.root_dir).as_posix() for out in opened.index.outs)
         targets = [out for out in outs if path.is_relative_to(out) or PurePosixPath(out).is_relative_to(path)]
         if not targets:
             known = [PurePosixPath(out).relative_to(ROOT).as_posix() for out in outs if out.startswith(f"{ROOT}/")]
             raise ArtifactError(f"No stage makes {name!r}.{nearest(name, known)}")
         try:
-            opened.pull(targets=targets)
+            opened.pull(targets=[str(Path(opened.root_dir) / out) for out in targets])
         except DvcException as error:
             raise ArtifactError(
                 f"{name} could not be fetched: {error} Make it with `dvc repro`, or name a remote that has it "

@@ -178,7 +178,7 @@ def _row_chunk(row_bytes: int, shard: int) -> int:
 
 def _lay_out(store: Path, part: xr.Dataset, dim: str, total: int, shard: int) -> None:
     """Create every array's metadata. Raw floats and pixels (measured: fastest to read); zstd for labels and masks."""
-    group = zarr.open_group(store, mode="w", zarr_format=3)
+    group = zarr.open_group(store, mode="w", zarr_format=3, attributes=dict(sorted(part.attrs.items())))
     for name, variable in sorted(part.variables.items()):
         split = variable.dims[:1] == (dim,)
         rest = variable.shape[1:] if split else variable.shape

@@ -1,0 +1,45 @@
+"""`make bench`: every claim measured beside the naive or reference algorithm, in a table and in results.json.
+
+`python -m benchmarks textspan scenes` measures these only and leaves the other rows of results.json as they are.
+"""
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from stages.doorway import rounded
+
+RESULTS = Path(__file__).parent / "results.json"
+SUBJECTS = ("scenes", "contributions", "textspan", "store")
+
+
+def main(subjects: list[str]) -> None:
+    """Measure, print, write."""
+    unknown = sorted(set(subjects) - set(SUBJECTS))
+    if unknown:
+        raise SystemExit(f"no benchmark called {unknown[0]!r}; there are {', '.join(SUBJECTS)}")
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() and subjects else []
+    chosen = subjects or list(SUBJECTS)
+    rows = [row for row in kept if row["subject"] not in chosen]
+    for subject in chosen:
+        print(f"measuring {subject} …", file=sys.stderr, flush=True)
+        rows += [{"subject": subject, **row} for row in import_module(f"benchmarks.{subject}").rows()]
+    rows.sort(key=lambda row: SUBJECTS.index(row["subject"]))
+    table = Table(title="Ours beside the naive or reference algorithm")
+    for column in ("claim", "ours", "theirs", "ratio", "unit", "sizes", "device"):
+        table.add_column(column, justify="right" if column in ("ours", "theirs", "ratio") else "left", overflow="fold")
+    for row in rows:
+        numbers = {name: f"{row[name]:,.4g}" if row[name] is not None else "" for name in ("ours", "theirs", "ratio")}
+        cells = {**row, **numbers}
+        table.add_row(*(str(cells.get(str(column.header), "")) for column in table.columns))
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    console.print(table)
+    RESULTS.write_text(json.dumps(rounded(rows), indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,147 @@
+"""Room report: the pages, written whole or not at all; they need no network and no server."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import jinja2
+
+from optogram.errors import ArtifactError
+from optogram.report import applications, sections, summary
+from optogram.report.findings import Datasets, Findings, collect
+from optogram.report.heads import head_page
+from optogram.report.images import Thumbnails
+from optogram.report.made import all_made
+from optogram.report.panels import Context, Section
+
+TEMPLATES = Path(__file__).parent / "templates"
+ASSETS = ("report.css", "report.js")
+
+READING = {
+    "images": (
+        "Images and labels",
+        "What the models looked at. Below each sample is one of its captions; click any thumbnail for its labels.",
+    ),
+    "accuracy": (
+        "Zero-shot accuracy",
+        "Each attribute is classified by the nearest text embedding on images/eval. The tick is chance, one over the "
+        "number of values: a bar at its tick knows nothing of that attribute.",
+    ),
+    "ablation": (
+        "Mean-ablation",
+        "A component is replaced by its mean over images, so that it stays but carries no information. A bar "
+        "as high as the unaltered one, or a line that is still flat, says that what was ablated did not matter directly.",
+    ),
+    "heads": (
+        "Heads",
+        "Each disc is an attention head, last layer on top: its area is the variance of its contribution, its colour the "
+        "attribute that its descriptions name most, the small dot the attribute that ablating it hurts most. Click one.",
+    ),
+    "textspan": (
+        "TextSpan",
+        "Every head is projected on a few text directions and all else is mean-ablated. The sooner a pool's line "
+        "nears the unaltered model, the better its texts span what the heads say; random directions are the yardstick.",
+    ),
+    "roles": (
+        "Do the names hold?",
+        "A head is named by its descriptions, and measured by what ablating it costs each attribute. The names are "
+        "worth something if the two agree more often than shuffled names would.",
+    ),
+    "spurious": (
+        "Spurious cues",
+        "The heads whose descriptions name the cue are mean-ablated, and accuracy is taken in each group. "
+        "The worst group should gain, more than from ablating random heads.",
+    ),
+    "segmentation": (
+        "Segmentation",
+        "How much each image token writes in the direction of the class text, cut at a threshold, against the true "
+        "mask. In the heatmaps orange is high; point at an image to see it bare.",
+    ),
+    "joint": (
+        "Heads and tokens together",
+        "For one head and image, which tokens write its most and its least similar description. Orange adds to the "
+        "description's coefficient, blue takes away from it. Every head's page has its own.",
+    ),
+}  # fmt: skip
+
+
+def build_report(out: Path, images: Datasets, models: Mapping[str, Datasets]) -> None:
+    """Write the report into the folder `out`: index.html, a page a head in heads/, and what they share in assets/.
+
+    `images` are the images artifacts by split. `models` maps each model's name to its artifacts by kind: ablation,
+    textspan, roles, spurious, segmentation, joint, and embeddings/<pool>; a kind that is absent, or whose attribute
+    `skipped` is set, is said to be so in its section. The same artifacts give the same bytes. `out` appears whole or
+    not at all. Raises ArtifactError if `out` exists, DataError if there are no images or no models.
+    """
+    findings = collect(images, models)
+    if out.exists():
+        raise ArtifactError(f"{out} exists and is never overwritten. Remove it (`dvc repro` does), or name another.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        pages = scratch / "report"
+        _write(pages, findings)
+        pages.rename(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(folder: Path, findings: Findings) -> None:
+    assets = folder / "assets"
+    assets.mkdir(parents=True)
+    (folder / "heads").mkdir()
+    context = Context(findings, Thumbnails(findings.images))
+    pages = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False, "separators": (",", ":")}
+    shown = _sections(context)
+    index = pages.get_template("index.html").render(
+        sections=shown,
+        models=findings.models,
+        facts=summary.run_facts(findings),
+        tiles=[(model, summary.tiles(context, model)) for model in findings.models],
+        artifacts=list(all_made(findings)),
+        root="",
+    )
+    (folder / "index.html").write_text(index)
+    template = pages.get_template("head.html")
+    for model in findings.models:
+        for head in model.heads:
+            page = template.render(**head_page(context, model, head), several=len(findings.models) > 1, root="../")
+            (folder / "heads" / head.page).write_text(page)
+    context.thumbs.write(assets)
+    for name in ASSETS:
+        shutil.copyfile(TEMPLATES / name, assets / name)
+    shutil.copyfile(_plotly_bundle(), assets / "plotly.min.js")
+
+
+def _sections(context: Context) -> list[Section]:
+    builders = {
+        "accuracy": sections.accuracy,
+        "ablation": sections.ablation,
+        "heads": sections.heads,
+        "textspan": sections.textspan,
+        "roles": sections.roles,
+        "spurious": applications.spurious,
+        "segmentation": applications.segmentation,
+        "joint": applications.joint,
+    }
+    found = [Section("images", *READING["images"], [applications.images(context)])]
+    for key, build in builders.items():
+        found.append(Section(key, *READING[key], [build(context, model) for model in context.findings.models]))
+    return found
+
+
+def _plotly_bundle() -> Path:
+    """plotly.min.js of the installed plotly, found without importing it."""
+    spec = find_spec("plotly")
+    if spec is None or spec.origin is None:
+        raise ArtifactError("plotly is not installed, and the report's figures need it. `make` installs it.")
+    return Path(spec.origin).parent / "package_data" / "plotly.min.js"

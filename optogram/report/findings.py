@@ -1,0 +1,157 @@
+"""Room report: the findings of a run, by model and head, as the pages need them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import xarray as xr
+
+from optogram.errors import DataError
+from optogram.report.formats import slugs
+
+Datasets = Mapping[str, xr.Dataset]
+COLOURS = 8
+"""Attribute colours in report.css; further attributes take them again, and are told apart by their names."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """One attention head of the decomposed layers; `row`, `column` are its places along layer and head."""
+
+    layer: int
+    head: int
+    row: int
+    column: int
+    page: str
+    named: str = ""
+    share: float = 0.0
+    measured: str = ""
+    drop: float = 0.0
+    variance: float = 0.0
+    texts: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As the thesis writes it: L22.H11."""
+        return f"L{self.layer}.H{self.head}"
+
+
+@dataclass
+class Model:
+    """What was found out about one model; `parts` are its artifacts by kind, and any of them may be absent."""
+
+    name: str
+    slug: str
+    parts: Datasets
+
+    def part(self, kind: str) -> xr.Dataset | None:
+        """The artifact of a kind, or None where there is none or where it was skipped."""
+        found = self.parts.get(kind)
+        return None if found is None or found.attrs.get("skipped") else found
+
+    def missing(self, kind: str) -> str:
+        """Why `part` gives None, "" where it does not."""
+        if kind not in self.parts:
+            return "This was not run."
+        return str(self.parts[kind].attrs.get("skipped") or "")
+
+    @cached_property
+    def heads(self) -> list[Head]:
+        """The heads that have descriptions, by layer and head."""
+        spans, roles = self.part("textspan"), self.part("roles")
+        if spans is None:
+            return []
+        variance, texts = spans["total_variance"].values, strings(spans["text"].isel(pool=0))
+        found = []
+        for row, layer in enumerate(numbers(spans, "layer")):
+            for column, head in enumerate(numbers(spans, "head")):
+                facts = {} if roles is None else _role(roles, layer, head)
+                page = f"{self.slug}-L{layer}H{head}.html"
+                top = tuple(texts[row, column, :3].tolist())
+                found.append(Head(layer, head, row, column, page, variance=float(variance[row, column]), texts=top, **facts))
+        return found
+
+
+@dataclass
+class Findings:
+    """All that a report shows. `images` by split; `models` by name, each its artifacts by kind."""
+
+    images: Datasets
+    models: list[Model]
+    attributes: list[str] = field(default_factory=list)
+    class_attribute: str = ""
+
+    def __post_init__(self) -> None:
+        shown = self.images.get("eval", next(iter(self.images.values())))
+        self.stored_attributes = labels(shown, "attribute")
+        first = str(shown.attrs.get("class_attribute") or self.stored_attributes[0])
+        self.class_attribute = first if first in self.stored_attributes else self.stored_attributes[0]
+        rest = [name for name in self.stored_attributes if name != self.class_attribute]
+        self.attributes = [self.class_attribute, *rest]
+
+    def colour(self, attribute: str) -> str:
+        """CSS name of an attribute's colour, the same in every plot and chip."""
+        return f"--a{self.attributes.index(attribute) % COLOURS}" if attribute in self.attributes else "--none"
+
+    def attribute_labels(self, dataset: xr.Dataset) -> list[str]:
+        """Names along a dataset's `attribute` dimension."""
+        # in textspan, `attribute` is what each description names, and the dimension of that name has no labels
+        own = "attribute" in dataset.coords and dataset["attribute"].dims == ("attribute",)
+        return labels(dataset, "attribute") if own else self.stored_attributes
+
+
+def collect(images: Datasets, models: Mapping[str, Datasets]) -> Findings:
+    """Findings from the artifacts; DataError if there are no images or no models."""
+    if not images or not models:
+        raise DataError(
+            f"Nothing to report: {len(images)} image splits and {len(models)} models, expected at least one of each."
+        )
+    names = slugs(models)
+    return Findings(images, [Model(name, names[name], parts) for name, parts in models.items()])
+
+
+def labels(dataset: xr.Dataset, dim: str) -> list[str]:
+    """The labels along a dimension as plain strings; its indices where it has none."""
+    if dim in dataset.coords:
+        return [str(label) for label in dataset[dim].values]
+    return [str(k) for k in range(dataset.sizes[dim])]
+
+
+def numbers(dataset: xr.Dataset, dim: str) -> list[int]:
+    """The labels along `layer` or `head` as integers."""
+    return [int(label) for label in labels(dataset, dim)]
+
+
+def strings(array: xr.DataArray) -> np.ndarray:
+    """Values as plain numpy strings (numpy casts its variable-length strings only by way of objects)."""
+    return array.values.astype(object).astype(str)
+
+
+def params_of(dataset: xr.Dataset) -> dict[str, object]:
+    """The params that an artifact was made with."""
+    found = dataset.attrs.get("params", "{}")
+    return json.loads(found) if isinstance(found, str) else dict(found)
+
+
+def place(dataset: xr.Dataset, layer: int, head: int) -> dict[str, int] | None:
+    """Where a head lies in a dataset, or None if it has no such head."""
+    layers, heads = numbers(dataset, "layer"), numbers(dataset, "head")
+    if layer not in layers or head not in heads:
+        return None
+    return {"layer": layers.index(layer), "head": heads.index(head)}
+
+
+def _role(roles: xr.Dataset, layer: int, head: int) -> dict[str, object]:
+    at = place(roles, layer, head)
+    if at is None:
+        return {}
+    here, names = roles.isel(at), labels(roles, "attribute")
+    named, measured = str(here["named"].item()), str(here["measured"].item())
+    return {
+        "named": named,
+        "share": float(here["name_score"].values[names.index(named)]) if named in names else 0.0,
+        "measured": measured,
+        "drop": float(here["accuracy_drop"].values[names.index(measured)]) if measured in names else 0.0,
+    }

@@ -1,0 +1,79 @@
+"""Room report: numbers and names as people read them."""
+
+import html
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share as per cent: 0.7312 -> 73.1%."""
+    return f"{100 * value:.{digits}f}%".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "n/a"
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, signed: -0.031 -> −3.1."""
+    if not math.isfinite(value):
+        return "n/a"
+    text = f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return "0.0" if text.endswith("0.0") and len(text) == 4 else text
+
+
+def number(value: float) -> str:
+    """Three significant digits, with a real minus sign."""
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "n/a"
+
+
+def count(value: int) -> str:
+    """An integer with thousands separators."""
+    return f"{value:,}"
+
+
+def p_value(value: float) -> str:
+    """p = 0.012, or p < 0.001."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def words(name: str) -> str:
+    """An identifier as words: class_token -> class token."""
+    return name.replace("_", " ")
+
+
+def slug(name: str) -> str:
+    """A name that is safe as a file name, an element id and a CSS class."""
+    return re.sub(r"[^A-Za-z0-9-]+", "_", name) or "_"
+
+
+def slugs(names: Iterable[str]) -> dict[str, str]:
+    """A distinct slug for each name."""
+    found: dict[str, str] = {}
+    for name in names:
+        base = short = slug(name)
+        extra = 2
+        while short in found.values():
+            short, extra = f"{base}-{extra}", extra + 1
+        found[name] = short
+    return found
+
+
+def plot_text(text: str, longest: int = 60) -> str:
+    """Text for plotly, which reads a small HTML in every label: escaped, and cut when long."""
+    return html.escape(text if len(text) <= longest else text[: longest - 1] + "…", quote=False)
+
+
+def plain(value: Any) -> Any:
+    """JSON types only: arrays as lists, floats to five significant digits, NaN and infinities as None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return value

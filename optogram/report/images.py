@@ -1,0 +1,143 @@
+"""Room report: thumbnails on shared sheets, and heatmaps and masks that the browser lays over them."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float, Integer, UInt8
+from PIL import Image, ImageOps
+
+from optogram.report.findings import Datasets, labels, strings
+from optogram.report.formats import slugs
+
+COLUMNS = 32
+ROWS = 32
+LARGEST = 96
+"""Pixels a side of a thumbnail, at most; smaller images are kept as they are."""
+PNG_BYTES = 4500
+"""A thumbnail: sheets whose PNG takes more are JPEG."""
+HOT, COLD = (235, 94, 0), (24, 90, 200)
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """Where an image lies on the sheets, and what is known about it."""
+
+    id: str
+    sheet: str
+    x: int
+    y: int
+    labels: str
+
+
+class Thumbnails:
+    """Thumbnails of the images that the pages show: each once, on sheets of 1,024, written when all are known."""
+
+    def __init__(self, images: Datasets) -> None:
+        self._images = images
+        self._slugs = slugs(images)
+        self._rows: dict[str, tuple[str, int]] = {}
+        self._labels: dict[str, np.ndarray] = {}
+        self._names: dict[str, np.ndarray] = {}
+        for split, dataset in images.items():
+            self._rows |= {str(name): (split, row) for row, name in enumerate(labels(dataset, "image"))}
+            self._labels[split] = dataset["label"].values
+            self._names[split] = strings(dataset["value_name"])
+        self._used: dict[str, dict[int, int]] = {split: {} for split in images}
+
+    def find(self, image: str) -> tuple[str, int] | None:
+        """Split and row of an image id, or None if no split has it."""
+        return self._rows.get(image)
+
+    def thumb(self, image: str) -> Thumb | None:
+        """An image's thumbnail, which from now on is on a sheet; None if no split has the image."""
+        found = self._rows.get(image)
+        if found is None:
+            return None
+        split, row = found
+        used = self._used[split]
+        number = used.setdefault(row, len(used))
+        sheet, cell = divmod(number, COLUMNS * ROWS)
+        return Thumb(image, f"sheet-{self._slugs[split]}-{sheet}", cell % COLUMNS, cell // COLUMNS, self.describe(image))
+
+    def describe(self, image: str) -> str:
+        """The known labels of an image: "shape circle · colour red"."""
+        split, row = self._rows[image]
+        names, values = self._names[split], self._labels[split][row]
+        attributes = labels(self._images[split], "attribute")
+        return " · ".join(f"{attributes[k]} {names[k, v]}" for k, v in enumerate(values) if v >= 0)
+
+    def write(self, folder: Path) -> None:
+        """Write the sheets and their CSS into `folder`."""
+        rules = []
+        for split, used in self._used.items():
+            rows = list(used)
+            for sheet, start in enumerate(range(0, len(rows), COLUMNS * ROWS)):
+                pixels = _rows_of(self._images[split]["pixels"], rows[start : start + COLUMNS * ROWS])
+                name = f"sheet-{self._slugs[split]}-{sheet}"
+                data, suffix = _encode(_sheet(pixels), len(pixels))
+                (folder / f"{name}.{suffix}").write_bytes(data)
+                smooth = "" if max(pixels.shape[1:3]) <= 64 else ";image-rendering:auto"
+                rules.append(f".{name}{{background-image:url({name}.{suffix}){smooth}}}\n")
+        (folder / "sheets.css").write_text("".join(rules))
+
+
+def heat_uri(heat: Float[np.ndarray, "gy gx"], *, signed: bool) -> str:
+    """A heatmap as a data URI of one pixel a cell, for the browser to stretch smoothly over the image.
+
+    Signed: orange adds, blue takes away, transparent is zero, scaled by the largest magnitude. Otherwise the map is
+    scaled from its least (transparent) to its largest value (orange).
+    """
+    heat = np.asarray(heat, np.float64)
+    low = 0.0 if signed else heat.min()
+    scale = np.abs(heat - low).max() or 1.0
+    strength = (heat - low) / scale
+    rgba = np.empty((*heat.shape, 4), np.uint8)
+    rgba[..., :3] = np.where((strength < 0)[..., None], COLD, HOT)
+    rgba[..., 3] = np.round(225 * np.abs(strength))
+    return _uri(Image.fromarray(rgba))
+
+
+def mask_uri(mask: Integer[np.ndarray, "y x"]) -> str:
+    """A mask as a data URI: what is no object is darkened."""
+    rgba = np.zeros((*mask.shape, 4), np.uint8)
+    rgba[mask == 0] = (16, 18, 22, 205)
+    return _uri(Image.fromarray(rgba))
+
+
+def _rows_of(pixels: xr.DataArray, rows: list[int]) -> UInt8[np.ndarray, "image y x rgb"]:
+    """These rows, in this order, read in the order of the file."""
+    order = np.argsort(rows, kind="stable")
+    read = pixels.isel(image=np.asarray(rows)[order]).values
+    return read[np.argsort(order, kind="stable")]
+
+
+def _sheet(pixels: UInt8[np.ndarray, "image y x rgb"]) -> Image.Image:
+    side = min(LARGEST, max(pixels.shape[1:3]))
+    sheet = Image.new("RGB", (COLUMNS * side, side * -(-len(pixels) // COLUMNS)))
+    for cell, image in enumerate(pixels):
+        thumb = Image.fromarray(image)
+        if thumb.size != (side, side):
+            thumb = ImageOps.pad(thumb, (side, side), Image.Resampling.LANCZOS)
+        sheet.paste(thumb, (cell % COLUMNS * side, cell // COLUMNS * side))
+    return sheet
+
+
+def _encode(sheet: Image.Image, thumbs: int) -> tuple[bytes, str]:
+    """A sheet's bytes and suffix: exact where that is small, else JPEG with all of its colour (2.7 for 6.4 kB a scene)."""
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    if buffer.tell() <= PNG_BYTES * thumbs:
+        return buffer.getvalue(), "png"
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="JPEG", quality=92, subsampling=0)
+    return buffer.getvalue(), "jpg"
+
+
+def _uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,53 @@
+"""Room report: how each thing shown was made."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import xarray as xr
+
+from optogram.report.findings import Findings, params_of
+
+
+@dataclass(frozen=True)
+class Made:
+    """One artifact: its name, what it is, its digest, what it was made from, and the lines that remake and open it."""
+
+    name: str
+    title: str
+    digest: str
+    params: str
+    inputs: tuple[str, ...]
+    command: str
+    notebook: str
+
+
+def made(name: str, dataset: xr.Dataset) -> Made:
+    """How the artifact `name` ("textspan/demo") was made, from its attributes."""
+    attrs = dataset.attrs
+    parts = name.split("/")
+    params = params_of(dataset)
+    return Made(
+        name,
+        str(attrs.get("title", "")),
+        str(attrs.get("digest", "")),
+        "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in sorted(params.items())),
+        tuple(sorted(attrs.get("inputs", {}))),
+        f"dvc repro {attrs.get('stage', parts[0])}@{parts[1]}",
+        f'optogram.open("{name}")',
+    )
+
+
+def all_made(findings: Findings) -> Iterator[Made]:
+    """Every artifact that the report was made from, images first."""
+    for split, dataset in sorted(findings.images.items()):
+        yield made(f"images/{split}", dataset)
+    for model in findings.models:
+        for kind, dataset in sorted(model.parts.items()):
+            yield made(artifact_name(kind, model.name), dataset)
+
+
+def artifact_name(kind: str, model: str) -> str:
+    """textspan, demo -> textspan/demo; embeddings/class, demo -> embeddings/demo/class."""
+    first, *below = kind.split("/")
+    return "/".join([first, model, *below])

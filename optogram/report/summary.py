@@ -1,0 +1,113 @@
+"""Room report: what was run, and its key findings as a strip of numbers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from optogram.report.applications import METHODS
+from optogram.report.findings import Findings, Model, labels
+from optogram.report.formats import count, p_value, percent, points
+from optogram.report.panels import Context
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number of the strip: what it is, the number, what to compare it with, and the section it comes from."""
+
+    title: str
+    value: str
+    beside: str
+    section: str
+
+
+def tiles(context: Context, model: Model) -> list[Tile]:
+    """The key findings on one model, for the class attribute where there are several."""
+    builders = (_accuracy, _mlps, _textspan, _roles, _spurious, _segmentation)
+    return [tile for builder in builders if (tile := builder(context, model)) is not None]
+
+
+def run_facts(findings: Findings) -> list[tuple[str, str]]:
+    """What was run, in a few lines: models, images, texts, attributes."""
+    images = ", ".join(f"{split} {count(d.sizes['image'])}" for split, d in findings.images.items())
+    facts = [("Models", ", ".join(m.name for m in findings.models)), ("Images", images)]
+    pools: dict[str, int] = {}
+    for model in findings.models:
+        for kind, dataset in model.parts.items():
+            if kind.startswith("embeddings/") and "text" in dataset.sizes:
+                pools.setdefault(kind.removeprefix("embeddings/"), dataset.sizes["text"])
+    if pools:
+        facts.append(("Texts", ", ".join(f"{pool} {count(n)}" for pool, n in pools.items())))
+    facts.append(("Attributes", ", ".join(findings.attributes)))
+    shapes = []
+    for model in findings.models:
+        if model.heads:
+            layers = sorted({h.layer for h in model.heads})
+            shapes.append(f"{model.name}: {len(model.heads)} heads in layers {layers[0]} to {layers[-1]}")
+    if shapes:
+        facts.append(("Decomposed", "; ".join(shapes)))
+    return facts
+
+
+def _accuracy(context: Context, model: Model) -> Tile | None:
+    found = model.part("ablation")
+    if found is None:
+        return None
+    base = context.by_attribute(found.sel(condition="base"), "accuracy")[0]
+    chance = context.by_attribute(found, "chance")[0]
+    name = context.attributes(found)[0]
+    return Tile(f"Zero-shot accuracy on {name}", percent(base), f"chance {percent(chance)}", "accuracy")
+
+
+def _mlps(context: Context, model: Model) -> Tile | None:
+    found = model.part("ablation")
+    if found is None or "mlps" not in labels(found, "condition"):
+        return None
+    base, without = (context.by_attribute(found.sel(condition=c), "accuracy") for c in ("base", "mlps"))
+    name, worst = context.attributes(found)[0], float((without - base).min())
+    beside = f"points of {name} accuracy"
+    if len(base) > 1:
+        beside += f"; worst attribute {points(worst)}"
+    return Tile("All MLPs mean-ablated", points(float(without[0] - base[0])), beside, "ablation")
+
+
+def _textspan(context: Context, model: Model) -> Tile | None:
+    found = model.part("textspan")
+    if found is None:
+        return None
+    curve = context.by_attribute(found, "accuracy", "pool", "size")[0, :, 0]
+    base = context.by_attribute(found, "base_accuracy")[0]
+    size, pool = labels(found, "size")[-1], labels(found, "pool")[0]
+    name = context.attributes(found)[0]
+    beside = f"{name} accuracy from {size} {pool} a head; unaltered {percent(base)}"
+    return Tile("Explained in words", percent(float(curve[-1])), beside, "textspan")
+
+
+def _roles(context: Context, model: Model) -> Tile | None:
+    found = model.part("roles")
+    if found is None or "agreement" not in found.attrs:
+        return None
+    chance, p = float(found.attrs["chance_agreement"]), float(found.attrs["p_value"])
+    beside = f"of heads; by chance {percent(chance, 0)}, {p_value(p)}"
+    return Tile("Named role is the measured one", percent(float(found.attrs["agreement"]), 0), beside, "roles")
+
+
+def _spurious(context: Context, model: Model) -> Tile | None:
+    found = model.part("spurious")
+    if found is None:
+        return None
+    worst = {c: float(found["accuracy"].sel(condition=c, group="worst")) for c in labels(found, "condition")}
+    beside = f"from {percent(worst['base'])}; best random draw {percent(worst['random_best'])}"
+    return Tile("Worst group, cue heads ablated", percent(worst["ours"]), beside, "spurious")
+
+
+def _segmentation(context: Context, model: Model) -> Tile | None:
+    found = model.part("segmentation")
+    if found is None or "miou" not in labels(found, "metric"):
+        return None
+    methods = labels(found, "method")
+    score = found["score"].sel(metric="miou").values
+    others = [k for k, name in enumerate(methods) if name != "ours"]
+    best = max(others, key=lambda k: score[k])
+    other = METHODS.get(methods[best], methods[best])
+    value = percent(float(score[methods.index("ours")]))
+    return Tile("Segmentation mIoU", value, f"best other {percent(float(np.max(score[others])))} ({other})", "segmentation")

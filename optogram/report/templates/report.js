@@ -1,0 +1,129 @@
+"use strict";
+(() => {
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  // Plots: each is drawn when it comes near the screen, in the colours of the page.
+  const coloured = (value) => {
+    if (typeof value === "string") return value.startsWith("var(--") ? css(value.slice(4, -1)) : value;
+    if (Array.isArray(value)) return value.map(coloured);
+    if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, coloured(v)]));
+    return value;
+  };
+  const touch = matchMedia("(pointer: coarse)").matches;
+  const axis = () => ({ gridcolor: css("--line"), linecolor: css("--line"), tickcolor: css("--line"), zerolinecolor: css("--line"), automargin: true, title: { standoff: 10 } });
+  const layoutOf = (layout) => {
+    const theme = coloured(layout);
+    const join = (name) => {
+      const own = theme[name] || {};
+      return { ...axis(), ...own, title: { ...axis().title, ...own.title, font: { size: 12, color: css("--muted") } } };
+    };
+    return {
+      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: css("--ink") },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { l: 8, r: 8, t: 8, b: 8 },
+      legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" },
+      hoverlabel: { bgcolor: css("--surface"), bordercolor: css("--muted"), font: { color: css("--ink"), size: 13 }, align: "left" },
+      dragmode: touch ? false : "zoom",
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: css("--ink") },
+      ...theme,
+      xaxis: join("xaxis"), yaxis: join("yaxis"),
+    };
+  };
+  const config = { responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover", showTips: false, modeBarButtons: [["toImage", "resetScale2d"]] };
+  const specs = new WeakMap();
+  const draw = async (plot) => {
+    const { options, chosen } = specs.get(plot);
+    const { data, layout } = options[chosen];
+    const first = !plot.classList.contains("drawn");
+    plot.classList.add("drawn");
+    await Plotly.react(plot, coloured(data), layoutOf(layout), config);
+    if (first) plot.on("plotly_click", (event) => {
+      const link = [event.points[0].customdata].flat()[2];
+      if (typeof link === "string" && /^heads\/[\w-]+\.html$/.test(link)) location.href = link;
+    });
+  };
+  const near = new IntersectionObserver((entries) => {
+    for (const entry of entries) if (entry.isIntersecting) { near.unobserve(entry.target); draw(entry.target); }
+  }, { rootMargin: "500px" });
+  for (const figure of all(".figure")) {
+    const plot = figure.querySelector(".plot");
+    specs.set(plot, { options: JSON.parse(figure.querySelector("script").textContent), chosen: 0 });
+    figure.querySelector("select")?.addEventListener("change", (event) => {
+      specs.get(plot).chosen = Number(event.target.value);
+      draw(plot);
+    });
+    near.observe(plot);
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => all(".plot.drawn").forEach(draw));
+  addEventListener("beforeprint", () => all(".plot:not(.drawn)").filter((plot) => plot.offsetParent).forEach(draw));
+
+  // One model at a time, where there are several.
+  const models = all("input[name=model]");
+  const choose = (slug) => {
+    for (const part of all("[data-model]")) part.hidden = part.dataset.model !== slug;
+    dispatchEvent(new Event("resize"));
+  };
+  for (const input of models) input.addEventListener("change", () => choose(input.value));
+  const picked = models.find((input) => input.checked);
+  if (picked) choose(picked.value);
+
+  // The contents: folded on a phone, marked as one reads.
+  const contents = document.querySelector(".contents details");
+  if (contents && matchMedia("(max-width: 60rem)").matches) contents.open = false;
+  const links = new Map(all(".contents li a").map((link) => [link.hash.slice(1), link]));
+  const reading = new IntersectionObserver((entries) => {
+    for (const entry of entries) if (entry.isIntersecting) {
+      for (const [id, link] of links) link.classList.toggle("now", id === entry.target.id);
+    }
+  }, { rootMargin: "-20% 0px -75% 0px" });
+  for (const section of all("section[id]")) reading.observe(section);
+
+  // The line under the grid of heads says what one points at.
+  for (const box of all(".gridbox")) {
+    const hint = box.querySelector(".hint");
+    if (!hint) continue;
+    const tell = (event) => { const cell = event.target.closest(".cell"); hint.textContent = cell ? cell.title : hint.dataset.rest; };
+    for (const name of ["mouseover", "focusin"]) box.querySelector(".grid").addEventListener(name, tell);
+    box.querySelector(".grid").addEventListener("mouseleave", () => { hint.textContent = hint.dataset.rest; });
+  }
+
+  // Tabs.
+  for (const tabs of all(".tabs")) {
+    const buttons = all("[role=tab]", tabs), panels = all("[role=tabpanel]", tabs);
+    const show = (k) => {
+      buttons.forEach((button, j) => { button.setAttribute("aria-selected", j === k); button.tabIndex = j === k ? 0 : -1; });
+      panels.forEach((panel, j) => { panel.hidden = j !== k; });
+    };
+    buttons.forEach((button, k) => {
+      button.addEventListener("click", () => show(k));
+      button.addEventListener("keydown", (event) => {
+        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        if (!step) return;
+        event.stopPropagation();
+        const next = (k + step + buttons.length) % buttons.length;
+        show(next); buttons[next].focus();
+      });
+    });
+    if (buttons.length) show(0);
+  }
+
+  // A thumbnail, larger, with all that is known about it.
+  const closer = document.getElementById("closer");
+  document.addEventListener("click", (event) => {
+    const thumb = event.target.closest(".thumb:not(.none)");
+    if (event.target === closer) closer.close();
+    if (!thumb || closer.contains(thumb)) return;
+    closer.querySelector(".big").replaceChildren(thumb.cloneNode());
+    closer.querySelector("p").textContent = thumb.title;
+    closer.showModal();
+  });
+
+  // Arrow keys go through the heads.
+  document.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || closer.open || event.target.closest("select, input")) return;
+    const rel = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
+    const link = rel && document.querySelector(`a[rel=${rel}]`);
+    if (link) location.href = link.href;
+  });
+})();
