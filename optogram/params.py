@@ -102,6 +102,7 @@ class Training(Section):
     merges: PositiveInt = 4000
     epochs: PositiveInt = 12
     batch: PositiveInt = 256
+    texts_per_image: PositiveInt = 2
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     warmup: PositiveInt = 200

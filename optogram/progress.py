@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -56,3 +56,21 @@ def progress(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Ca
             print(f"{title}: {done + worked:,} of {total:,} {unit}, {rate()}, {eta}", file=sys.stderr, flush=True)
 
     yield log
+
+
+@contextmanager
+def counted(title: str, unit: str) -> Iterator[Callable[[int, int, float], None]]:
+    """Yield `tell(done, total, loss)`: progress for work that counts by itself; its first call says where it starts."""
+    with ExitStack() as stack:
+        advance: Callable[[int], None] | None = None
+        before = 0
+
+        def tell(done: int, total: int, loss: float) -> None:
+            nonlocal advance, before
+            if advance is None:
+                advance = stack.enter_context(progress(title, total, unit, done=done))
+            else:
+                advance(done - before)
+            before = done
+
+        yield tell

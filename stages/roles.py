@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         measured=measured,
         top_image=top.top_image,
         top_score=top.score.fillna(0),
-        neighbour=near.neighbour,
-        neighbour_score=near.score,
+        neighbour=near.neighbour.rename(k="near"),
+        neighbour_score=near.score.rename(k="near"),
     )
     found = found.assign_coords(query=images.image.values[queries])
     metrics: dict[str, object] = {"named_heads": int((named.named != "").sum()), "heads": int(named.named.size)}

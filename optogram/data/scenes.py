@@ -326,7 +326,7 @@ def _layout(
 ) -> Float32[np.ndarray, "image 3 2"]:
     """Centres (x, y) in a 64 x 64 frame: a column at the left or right, a row at the top or bottom, else a cluster."""
     middle = np.float32(31.5)
-    gap = radius * np.float32(2.1) + 1
+    gap = radius * np.float32(2.12) + np.float32(1.3)
     rank = np.arange(3, dtype=np.float32)
     along = (rank - count[:, None] / np.float32(2)) * gap[:, None]
     room = middle - count / np.float32(2) * gap - radius * np.float32(1.08) - 1
@@ -343,7 +343,7 @@ def _layout(
     around = np.where((spread(0, 1) < np.float32(0.5))[:, None, None], around[..., ::-1], around)
     around = np.where((spread(0, 1) < np.float32(0.5))[:, None, None], -around, around)
     around = around + middle + spread(-3, 3, 1, 2)
-    return np.where((position == 4)[:, None, None], around, centre) + spread(-0.4, 0.4, 3, 2)
+    return np.where((position == 4)[:, None, None], around, centre) + spread(-0.2, 0.2, 3, 2)
 
 
 # Signed distances to the rim in units of the radius, negative inside; every shape keeps within 1.08 radii.
@@ -370,7 +370,7 @@ def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         d = u * np.float32(nx) + v * np.float32(ny)
         second = np.maximum(second, np.minimum(first, d))
         first = np.maximum(first, d)
-    return second - np.float32(0.335)
+    return second - np.float32(0.32)
 
 
 def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -61,8 +61,9 @@ class Tower(ABC):
 
     def __init__(self, visual: nn.Module) -> None:
         self.visual = visual
-        parameter = next(visual.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
+        # half-precision models keep some parameters in float32; the patch embedding says what the images should be
+        patch_embedding = next(module for module in visual.modules() if isinstance(module, nn.Conv2d))
+        self.device, self.dtype = patch_embedding.weight.device, patch_embedding.weight.dtype
 
     @property
     def tokens(self) -> int:
@@ -93,7 +94,8 @@ class Tower(ABC):
         if images.ndim != 4 or tuple(images.shape[1:]) != expected or not len(images):
             raise ShapeError(
                 f"images have shape {tuple(images.shape)}, but this model takes (image, "
-                f"{', '.join(map(str, expected))}) with at least one image. Preprocess them with the transform that came with the model."
+                f"{', '.join(map(str, expected))}) with at least one image. "
+                "Preprocess them with the transform that came with the model."
             )
         if not images.is_floating_point():
             raise DataError(

@@ -160,13 +160,14 @@ def ablate_layers(
     task = ZeroShotTask.prepare(classifier, labels, value_name)
     weights = classifier["classifier"].values
     logits = HeadLogits.prepare(evaluated, reference, weights)
-    layers, heads = logits.mean.shape[:2]
+    layers = len(logits.mean)
     tally = _Tally(task, layers + 1)
     for rows, a in logits.blocks():
         left = evaluated["embedding"][rows].values @ weights.T
         tally.add((0,), left, rows)
         for layer in range(layers):
-            left = left - sum(logits.beyond_mean(a, layer, head) for head in range(heads))
+            together = a[:, layer].reshape(len(a), -1) @ logits.code[layer].reshape(-1, len(weights))
+            left = left - (together - logits.mean[layer].sum(0))
             tally.add((layer + 1,), left, rows)
     return tally.variables("ablated").assign_coords(ablated=np.arange(layers + 1))
 

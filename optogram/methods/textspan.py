@@ -296,7 +296,7 @@ def _tolerance(count: int, embed: int) -> float:
 
 
 def _square_norms(pool: Float[np.ndarray, "text embed"]) -> Float[np.ndarray, " text"]:
-    return np.einsum("te,te->t", pool, pool, dtype=np.float64)
+    return np.einsum("ij,ij->i", pool, pool, dtype=np.float64)
 
 
 def _matrix(values: Any, name: str) -> Float[np.ndarray, "row embed"]:

@@ -19,7 +19,7 @@ class ZeroShotTask:
     """
 
     attributes: tuple[str, ...]
-    columns: tuple[Int[np.ndarray, " choice"], ...]
+    columns: tuple[Int[np.ndarray, " _"], ...]
     truth: Int[np.ndarray, "image attribute"]
 
     @classmethod

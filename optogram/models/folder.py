@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -175,24 +176,24 @@ def load_clip(path: Path, device: str = "auto") -> Clip:
     Raises ModelError if a file is missing or damaged, or a tensor does not fit the architecture.
     """
     path = Path(path)
+    for name in ("config.json", "model.safetensors", "merges.txt.gz"):
+        if not (path / name).is_file():
+            raise ModelError(
+                f"{path} is no model folder: {name} is missing. Expected config.json, model.safetensors and"
+                " merges.txt.gz; pull or train the model again."
+            )
     try:
         config = json.loads((path / "config.json").read_text())
-        architecture, tokenizer = config["architecture"], config["tokenizer"]
-        preprocess = Preprocess(**config["preprocess"])
+        architecture, preprocess = config["architecture"], Preprocess(**config["preprocess"])
+        tokenize = Tokenizer((path / "merges.txt.gz").read_bytes(), config["tokenizer"]["context_length"])
         weights = load_file(path / "model.safetensors")
-        merges = (path / "merges.txt.gz").read_bytes()
-    except FileNotFoundError as error:
-        raise ModelError(
-            f"{path} is no model folder: {Path(error.filename).name} is missing. Expected config.json,"
-            " model.safetensors and merges.txt.gz; pull or train the model again."
-        ) from error
-    except (ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read: {error}. Pull or train the model again.") from error
+    except (ValueError, TypeError, KeyError, OSError, EOFError, zlib.error, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read: {error!r}. Pull or train the model again.") from error
     model = _build(architecture, seed=0)
     _check_fit(model, weights, path)
     model.load_state_dict({name: w.float() for name, w in weights.items()})
     model.to(pick_device(device)).eval().requires_grad_(False)
-    return Clip(model, preprocess, Tokenizer(merges, tokenizer["context_length"]), config)
+    return Clip(model, preprocess, tokenize, config)
 
 
 def pick_device(device: str) -> torch.device:

@@ -43,8 +43,9 @@ def train_clip(
 ) -> Clip:
     """A CLIP trained from `seed` on an images/<split> artifact; its pixels are held in memory.
 
+    architecture: as `build_clip`. warmup: steps of linear rise before the cosine decay of the learning rate.
     texts_per_image: captions drawn for an image in a step; cheap beside the image, and each is a question about all
-    images of the batch. architecture: as `build_clip`. warmup: steps of linear rise before the cosine decay of the learning rate.
+    images of the batch.
     scratch: folder for a checkpoint an epoch; a run that is started again continues there, to the same bytes.
     progress: called with (images done, images in all, loss) once before the first step (loss NaN) and after each.
 
@@ -55,6 +56,8 @@ def train_clip(
     clip = build_clip(architecture, seed=seed, spec=spec)
     where = pick_device(device)
     model = clip.model.to(where).train()
+    with torch.no_grad():
+        model.visual.positional_embedding[1:] = _places(*model.visual.grid_size, model.visual.conv1.out_channels)
     pixels = clip.preprocess.fit(np.asarray(images["pixels"].values))
     label = torch.from_numpy(np.asarray(images["label"].values)).to(where)
     mentions = torch.from_numpy(np.asarray(images["mentions"].values)).to(where)
@@ -63,12 +66,12 @@ def train_clip(
     text_of = torch.from_numpy(variant_text.reshape(images["caption"].shape)).to(where)
 
     steps = len(pixels) // batch
-    optimizer = torch.optim.AdamW(_groups(model, weight_decay), learning_rate, betas=(0.9, 0.98), fused=True)
+    optimizers = _optimizers(model, learning_rate, weight_decay)
     recipe = {
         "architecture": architecture,
         "numbers": [epochs, batch, learning_rate, weight_decay, warmup, seed, texts_per_image, len(pixels)],
     }
-    done = _resume(scratch, model, optimizer, recipe)
+    done = _resume(scratch, model, optimizers, recipe)
     tell = progress or (lambda done, total, loss: None)
     tell(done * steps * batch, epochs * steps * batch, math.nan)
     with _deterministic(), _written_out_attention(model):
@@ -76,20 +79,20 @@ def train_clip(
             order, variant = _order(*text_of.shape, texts_per_image, seed, epoch)
             for step in range(steps):
                 at = epoch * steps + step
-                for group in optimizer.param_groups:
+                for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                     group["lr"] = learning_rate * _schedule(at, epochs * steps, warmup)
                 rows = order[step * batch : (step + 1) * batch]
                 seen = clip.preprocess.normalise(pixels[rows.numpy()]).to(where)
                 of, chosen = rows.repeat_interleave(texts_per_image).to(where), variant[rows].flatten().to(where)
                 truth = fits(label[rows.to(where)], label[of], mentions[of, chosen])
-                loss = _step(model, optimizer, seen, tokens[text_of[of, chosen]], truth)
+                loss = _step(model, optimizers, seen, tokens[text_of[of, chosen]], truth)
                 if not math.isfinite(loss):
                     raise ModelError(
                         f"training: the loss is {loss} at step {step} of epoch {epoch}. Lower learning_rate (now"
                         f" {learning_rate}) or raise warmup (now {warmup} steps)."
                     )
                 tell((at + 1) * batch, epochs * steps * batch, loss)
-            _save(scratch, model, optimizer, recipe, epoch + 1)
+            _save(scratch, model, optimizers, recipe, epoch + 1)
     model.eval().requires_grad_(False)
     return clip
 
@@ -115,24 +118,25 @@ def matching_loss(logits: Float[Tensor, "image text"], truth: Bool[Tensor, "imag
 
 
 def _step(
-    model: CLIP, optimizer: torch.optim.Optimizer, seen: Tensor, read: Tensor, truth: Bool[Tensor, "image text"]
+    model: CLIP, optimizers: list[torch.optim.Optimizer], seen: Tensor, read: Tensor, truth: Bool[Tensor, "image text"]
 ) -> float:
     kind = seen.device.type
     with torch.autocast(kind, torch.bfloat16):
         image, text = model.encode_image(seen), _encode_text(model, read)
     image, text = (torch.nn.functional.normalize(side.float(), dim=-1) for side in (image, text))
     loss = matching_loss(model.logit_scale.exp() * image @ text.T, truth)
-    optimizer.zero_grad()
+    model.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     with torch.no_grad():
         model.logit_scale.clamp_(0, _LARGEST_SCALE)
     return float(loss.detach())
 
 
 def _encode_text(model: CLIP, read: Int64[Tensor, "text token"]) -> Float[Tensor, "text embed"]:
-    """`model.encode_text` without the padding behind the longest text: attention is causal, so the result is the same."""
+    """`model.encode_text` less the padding behind the longest text: attention is causal, so the result is the same."""
     read = read[:, : int((read != 0).sum(1).max())]
     x = model.token_embedding(read) + model.positional_embedding[: read.shape[1]]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[: read.shape[1], : read.shape[1]]))
@@ -146,7 +150,9 @@ def _written_out_attention(model: CLIP) -> Iterator[None]:
     Measured in bf16 at 8 heads of 16; the formula's gradients are deterministic besides.
     """
 
-    def ask(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def ask(
+        _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, kwargs | {"need_weights": True, "average_attn_weights": False}
 
     layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.MultiheadAttention)]
@@ -172,11 +178,38 @@ def _order(images: int, variants: int, texts: int, seed: int, epoch: int) -> tup
     return order, torch.rand(images, variants, generator=draw).argsort(1)[:, :texts]
 
 
-def _groups(model: CLIP, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices only, as CLIP does: not for gains, biases and the logit scale."""
-    decayed = [w for w in model.parameters() if w.ndim >= 2]
-    free = [w for w in model.parameters() if w.ndim < 2]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+def _places(rows: int, columns: int, width: int) -> Float32[Tensor, "token width"]:
+    """Waves over the grid of patches, as the position embedding to start from (Beyer et al. 2022, section 2).
+
+    open_clip starts from noise a tenth as strong as what a patch holds: in a short run, places are never learned.
+    """
+    waves = width // 4
+    rate = 2 * math.pi / torch.logspace(math.log2(4), math.log2(64), waves, base=2)
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    angles = torch.cat([y.reshape(-1, 1) * rate, x.reshape(-1, 1) * rate], 1)
+    places = torch.cat([angles.sin(), angles.cos()], 1)
+    return torch.nn.functional.pad(places, (0, width - 4 * waves)) * 0.7
+
+
+def _optimizers(model: CLIP, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices inside the transformers, AdamW for all else; one learning rate.
+
+    Muon's steps are scaled to the size of AdamW's (Liu et al. 2025). Weight decay for matrices only, as CLIP does: not
+    for gains, biases, the logit scale and position embeddings.
+    """
+    named = dict(model.named_parameters())
+    inner = [name for name, w in named.items() if ".resblocks." in name and w.ndim == 2]
+    free = [name for name, w in named.items() if w.ndim < 2 or name.endswith("positional_embedding")]
+    outer = [name for name in named if name not in {*inner, *free}]
+    groups = [
+        {"params": [named[n] for n in names], "weight_decay": d} for names, d in ((outer, weight_decay), (free, 0.0))
+    ]
+    return [
+        torch.optim.Muon(
+            [named[n] for n in inner], learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(groups, learning_rate, betas=(0.9, 0.98), fused=True),
+    ]
 
 
 @contextmanager
@@ -196,15 +229,15 @@ def _deterministic() -> Iterator[None]:
 
 
 def _save(
-    scratch: Path | None, model: CLIP, optimizer: torch.optim.Optimizer, recipe: dict[str, Any], epochs: int
+    scratch: Path | None, model: CLIP, optimizers: list[torch.optim.Optimizer], recipe: dict[str, Any], epochs: int
 ) -> None:
     if scratch is None:
         return
     scratch.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
-    for name, w in model.named_parameters():
-        for key, value in optimizer.state[w].items():
-            tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
+    name_of = {w: name for name, w in model.named_parameters()}
+    for w, state in (item for optimizer in optimizers for item in optimizer.state.items()):
+        tensors |= {f"{key}.{name_of[w]}": value.detach().cpu().contiguous() for key, value in state.items()}
     part = scratch / f"{_CHECKPOINT}.part"
     save_file(tensors, part, {"epochs": str(epochs), "recipe": json.dumps(recipe, sort_keys=True)})
     with part.open("rb") as file:
@@ -212,7 +245,7 @@ def _save(
     part.replace(scratch / _CHECKPOINT)
 
 
-def _resume(scratch: Path | None, model: CLIP, optimizer: torch.optim.Optimizer, recipe: dict[str, Any]) -> int:
+def _resume(scratch: Path | None, model: CLIP, optimizers: list[torch.optim.Optimizer], recipe: dict[str, Any]) -> int:
     """Put the checkpoint's weights and optimizer state in place; returns the epochs it has behind it."""
     path = scratch / _CHECKPOINT if scratch else None
     if path is None or not path.exists():
@@ -223,8 +256,13 @@ def _resume(scratch: Path | None, model: CLIP, optimizer: torch.optim.Optimizer,
     if said["recipe"] != json.dumps(recipe, sort_keys=True):
         raise ModelError(f"{path} is the checkpoint of a run with other parameters. Remove it, or use another scratch.")
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    for name, w in model.named_parameters():
-        optimizer.state[w] = {key: tensors[f"{key}.{name}"].to(w.device) for key in ("step", "exp_avg", "exp_avg_sq")}
+    name_of = {w: name for name, w in model.named_parameters()}
+    for optimizer in optimizers:
+        for w in (w for group in optimizer.param_groups for w in group["params"]):
+            keys = (
+                ("momentum_buffer",) if isinstance(optimizer, torch.optim.Muon) else ("step", "exp_avg", "exp_avg_sq")
+            )
+            optimizer.state[w] = {key: tensors[f"{key}.{name_of[w]}"].to(w.device) for key in keys}
     return int(said["epochs"])
 
 

@@ -19,14 +19,15 @@ VALUES = 40
 """Values of an attribute on a plot, at most: photographs may have a thousand classes."""
 BAD_FILES = 50
 ABLATED = {
-    "base": "unaltered",
-    "ours": "named heads ablated",
-    "random_best": "random heads, best draw",
-    "random_mean": "random heads, mean",
-    "random_same_size_mean": "as many random heads, mean",
+    "base": "none",
+    "chosen": "heads named after the cue",
+    "random best": "random heads, best draw",
+    "random mean": "random heads, mean",
+    "same size best": "as many random, best draw",
+    "same size mean": "as many random, mean",
 }
 METHODS = {
-    "ours": "Ours (token decomposition)",
+    "ours": "Ours",
     "raw_attention": "Raw attention",
     "rollout": "Rollout",
     "gradcam": "GradCAM",
@@ -56,7 +57,7 @@ def _split(context: Context, split: str, dataset: xr.Dataset) -> dict[str, Any]:
     y, x = dataset["pixels"].shape[1:3]
     return {
         "name": split,
-        "size": f"{count(total)} images of {x} × {y} pixels",
+        "size": f"{count(total)} images of {x} \N{MULTIPLICATION SIGN} {y} pixels",
         "samples": [(context.thumbs.thumb(name), text[0]) for name, text in zip(ids.tolist(), captions, strict=True)],
         "bad": [(str(name), str(why)) for name, why in bad[:BAD_FILES]],
         "bad_count": len(bad),
@@ -87,19 +88,29 @@ def spurious(context: Context, model: Model) -> Panel:
     found = model.part("spurious")
     if found is None:
         return panel
-    groups, conditions = [words(g) for g in labels(found, "group")], labels(found, "condition")
-    values = found["accuracy"].transpose("condition", "group").values.astype(np.float64)
-    shown = [ABLATED.get(c, words(c)) for c in conditions]
-    shades = [{"base": "--s3", "ours": "--s0"}.get(c, "--s2") for c in conditions]
-    patterns = ["" if c in ("base", "ours") else "/x."[k % 3] for k, c in enumerate(conditions)]
+    groups, conditions = ["overall", "worst group", *labels(found, "group")], labels(found, "ablation")
+    parts = found["overall"].values, found["worst"].values, *found["accuracy"].transpose("group", "ablation").values
+    values = np.stack(parts, axis=1).astype(np.float64)
+    shown = [ABLATED.get(c, c) for c in conditions]
+    shades = [
+        {"base": "--s3", "chosen": "--s0"}.get(c, "--s2" if c.startswith("random") else "--s1") for c in conditions
+    ]
+    patterns = [{"best": "/", "mean": "."}.get(c.split()[-1], "") for c in conditions]
     figure = figures.grouped_bars(groups, shown, values, shades=shades, patterns=patterns)
     figure["layout"]["yaxis"]["title"] = {"text": "zero-shot accuracy"}
     label = "Zero-shot accuracy by group, with heads ablated"
     panel.plots.append(Plot(f"spurious-{model.slug}", label, [("", figure)], 380, 120 * len(groups)))
-    panel.tables.append(percent_table("heads", groups, shown, values, caption="Zero-shot accuracy by group", bold=True))
-    layers, heads = labels(found, "layer"), labels(found, "head")
-    ablated = {(int(layers[r]), int(heads[c])) for r, c in np.argwhere(found["ablated"].transpose("layer", "head").values)}
-    panel.extra = {"ablated": [head for head in model.heads if (head.layer, head.head) in ablated], "count": len(ablated)}
+    panel.tables.append(
+        percent_table("ablated", groups, shown, values, caption="Zero-shot accuracy by group", bold=True)
+    )
+    chosen = str(found["heads"].sel(ablation="chosen").item()).split()
+    pages = {head.name: head.page for head in model.heads}
+    sizes = [f"{group} {count(int(n))}" for group, n in zip(groups[2:], found["count"].values, strict=True)]
+    panel.extra = {
+        "cue": str(found.attrs.get("attribute", "the cue")),
+        "ablated": [(name, pages.get(name, "")) for name in chosen],
+    }
+    panel.says = f"Images: {', '.join(sizes)}."
     return panel
 
 
@@ -117,7 +128,9 @@ def segmentation(context: Context, model: Model) -> Panel:
     figure = figures.grouped_bars(metrics, shown, score, shades=shades, patterns=["", "", "/", "x", "."])
     label = "Segmentation scores by method"
     panel.plots.append(Plot(f"segmentation-{model.slug}", label, [("", figure)], 320))
-    panel.tables.append(percent_table("method", metrics, shown, score, caption="Higher is better; best in bold", bold=True))
+    panel.tables.append(
+        percent_table("method", metrics, shown, score, caption="Higher is better; best in bold", bold=True)
+    )
     heat = found["heatmap"].transpose("image", "method", "gy", "gx").values
     rows = []
     for k, image in enumerate(labels(found, "image")):
@@ -160,10 +173,13 @@ def joint_examples(context: Context, model: Model, layer: int, head: int) -> lis
     examples = []
     for k, image in enumerate(strings(here["image"]).tolist()):
         maps = [
-            {"sign": s, "text": text[k, j], "value": number(float(coefficient[k, j])), "heat": heat_uri(heat[k, j], signed=True)}
+            {
+                "sign": s,
+                "text": text[k, j],
+                "value": number(float(coefficient[k, j])),
+                "heat": heat_uri(heat[k, j], signed=True),
+            }
             for j, s in enumerate(signs)
-        ]  # fmt: skip
+        ]
         examples.append({"thumb": context.thumbs.thumb(image), "maps": maps})
     return examples
-
-

@@ -32,12 +32,12 @@ READING = {
     "ablation": (
         "Mean-ablation",
         "A component is replaced by its mean over images, so that it stays but carries no information. A bar "
-        "as high as the unaltered one, or a line that is still flat, says that what was ablated did not matter directly.",
+        "as high as the first, or a line that is still flat, says that what was ablated did not matter directly.",
     ),
     "heads": (
         "Heads",
-        "Each disc is an attention head, last layer on top: its area is the variance of its contribution, its colour the "
-        "attribute that its descriptions name most, the small dot the attribute that ablating it hurts most. Click one.",
+        "Each disc is an attention head, last layer on top: its area is the variance of its contribution, its colour "
+        "the attribute that its descriptions name most, the small dot the attribute that ablating it hurts most.",
     ),
     "textspan": (
         "TextSpan",
@@ -64,7 +64,7 @@ READING = {
         "For one head and image, which tokens write its most and its least similar description. Orange adds to the "
         "description's coefficient, blue takes away from it. Every head's page has its own.",
     ),
-}  # fmt: skip
+}
 
 
 def build_report(out: Path, images: Datasets, models: Mapping[str, Datasets]) -> None:

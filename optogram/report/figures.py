@@ -42,24 +42,45 @@ class Plot:
 
 def ticks(names: Sequence[str], **axis: Any) -> Figure:
     """An axis whose marks 0, 1, 2, … are named."""
-    return {"tickvals": list(range(len(names))), "ticktext": [plot_text(n, 24) for n in names], "zeroline": False, **axis}
+    return {
+        "tickvals": list(range(len(names))),
+        "ticktext": [plot_text(n, 24) for n in names],
+        "zeroline": False,
+        **axis,
+    }
 
 
-def accuracy_bars(names: Sequence[str], colours: Sequence[str], accuracy: Float[np.ndarray, "a"], chance: Float[np.ndarray, "a"]) -> Figure:
+def accuracy_bars(
+    names: Sequence[str], colours: Sequence[str], accuracy: Float[np.ndarray, " a"], chance: Float[np.ndarray, " a"]
+) -> Figure:
     """Accuracy of each attribute as a bar, chance as a tick across it."""
     at = list(range(len(names)))
     safe = [plot_text(n) for n in names]
     bars = {
-        "type": "bar", "orientation": "h", "y": at, "x": accuracy, "customdata": list(zip(safe, chance.tolist(), strict=True)),
-        "marker": {"color": [f"var({c})" for c in colours]}, "width": 0.62, "name": "accuracy", "showlegend": False,
-        "text": [f"{100 * v:.1f}%" for v in accuracy], "textposition": "auto", "cliponaxis": False,
+        "type": "bar",
+        "orientation": "h",
+        "y": at,
+        "x": accuracy,
+        "customdata": list(zip(safe, chance.tolist(), strict=True)),
+        "marker": {"color": [f"var({c})" for c in colours]},
+        "width": 0.62,
+        "name": "accuracy",
+        "showlegend": False,
+        "text": [f"{100 * v:.1f}%" for v in accuracy],
+        "textposition": "auto",
+        "cliponaxis": False,
         "hovertemplate": "%{customdata[0]}<br>accuracy %{x:.1%}<br>chance %{customdata[1]:.1%}<extra></extra>",
-    }  # fmt: skip
+    }
     marks = {
-        "type": "scatter", "mode": "markers", "y": at, "x": chance, "customdata": safe, "name": "chance",
+        "type": "scatter",
+        "mode": "markers",
+        "y": at,
+        "x": chance,
+        "customdata": safe,
+        "name": "chance",
         "marker": {"symbol": "line-ns", "size": 24, "line": {"width": 2.5, "color": "var(--ink)"}},
         "hovertemplate": "%{customdata}<br>chance %{x:.1%}<extra></extra>",
-    }  # fmt: skip
+    }
     layout = {"yaxis": ticks(names, autorange="reversed", showgrid=False), "xaxis": {**SHARE, "range": [0, 1.03]}}
     return {"data": [bars, marks], "layout": layout}
 
@@ -69,7 +90,7 @@ def grouped_bars(
     series: Sequence[str],
     values: Float[np.ndarray, "series group"],
     *,
-    marks: Float[np.ndarray, "group"] | None = None,
+    marks: Float[np.ndarray, " group"] | None = None,
     shades: Sequence[str] = SHADES,
     patterns: Sequence[str] = (),
 ) -> Figure:
@@ -79,17 +100,37 @@ def grouped_bars(
     for k, name in enumerate(series):
         marker: dict[str, Any] = {"color": f"var({shades[k % len(shades)]})"}
         if k < len(patterns) and patterns[k]:
-            marker["pattern"] = {"shape": patterns[k], "fgcolor": "var(--surface)", "size": 5, "solidity": 0.35}
-        data.append({
-            "type": "bar", "name": plot_text(name), "x": list(range(len(groups))), "y": values[k], "customdata": safe,
-            "marker": marker, "hovertemplate": "%{customdata}<br>%{fullData.name} %{y:.1%}<extra></extra>",
-        })  # fmt: skip
+            marker["pattern"] = {
+                "shape": patterns[k],
+                "fillmode": "overlay",
+                "fgcolor": "var(--surface)",
+                "size": 6,
+                "solidity": 0.25,
+            }
+        data.append(
+            {
+                "type": "bar",
+                "name": plot_text(name),
+                "x": list(range(len(groups))),
+                "y": values[k],
+                "customdata": safe,
+                "marker": marker,
+                "hovertemplate": "%{customdata}<br>%{fullData.name} %{y:.1%}<extra></extra>",
+            }
+        )
     if marks is not None:
-        data.append({
-            "type": "scatter", "mode": "markers", "name": "chance", "x": list(range(len(groups))), "y": marks, "customdata": safe,
-            "marker": {"symbol": "line-ew", "size": 46, "line": {"width": 2, "color": "var(--hot)"}},
-            "hovertemplate": "%{customdata}<br>chance %{y:.1%}<extra></extra>",
-        })  # fmt: skip
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "chance",
+                "x": list(range(len(groups))),
+                "y": marks,
+                "customdata": safe,
+                "marker": {"symbol": "line-ew", "size": 46, "line": {"width": 2, "color": "var(--hot)"}},
+                "hovertemplate": "%{customdata}<br>chance %{y:.1%}<extra></extra>",
+            }
+        )
     layout = {"barmode": "group", "bargap": 0.25, "xaxis": ticks(groups, showgrid=False), "yaxis": dict(SHARE)}
     return {"data": data, "layout": layout}
 
@@ -99,18 +140,26 @@ def layer_lines(
     colours: Sequence[str],
     at: Sequence[str],
     accuracy: Float[np.ndarray, "layer a"],
-    chance: Float[np.ndarray, "a"],
+    chance: Float[np.ndarray, " a"],
     title: str,
 ) -> Figure:
     """Accuracy of each attribute over the ablated layers."""
     data = []
     for k, name in enumerate(names):
-        data.append({
-            "type": "scatter", "mode": "lines+markers", "name": plot_text(name), "x": list(range(len(at))), "y": accuracy[:, k],
-            "line": {"color": f"var({colours[k]})", "width": 2}, "marker": {"size": 7, "symbol": SYMBOLS[k % len(SYMBOLS)]},
-            "customdata": [plot_text(a) for a in at], "meta": float(chance[k]),
-            "hovertemplate": "%{fullData.name} %{y:.1%} (chance %{meta:.1%})<br>%{customdata}<extra></extra>",
-        })  # fmt: skip
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": plot_text(name),
+                "x": list(range(len(at))),
+                "y": accuracy[:, k],
+                "line": {"color": f"var({colours[k]})", "width": 2},
+                "marker": {"size": 7, "symbol": SYMBOLS[k % len(SYMBOLS)]},
+                "customdata": [plot_text(a) for a in at],
+                "meta": float(chance[k]),
+                "hovertemplate": "%{fullData.name} %{y:.1%} (chance %{meta:.1%})<br>%{customdata}<extra></extra>",
+            }
+        )
     return {"data": data, "layout": {"xaxis": ticks(at, title={"text": title}), "yaxis": {**SHARE, "range": [0, 1.03]}}}
 
 
@@ -118,25 +167,37 @@ def size_curves(
     pools: Sequence[str],
     sizes: Sequence[int],
     accuracy: Float[np.ndarray, "pool size"],
-    base: float,
-    chance: float,
+    levels: dict[str, float],
 ) -> Figure:
-    """Accuracy against the number of descriptions a head, a line a pool, with the unaltered model's and chance."""
+    """Accuracy against the number of descriptions a head, a line a pool, with levels to compare it with."""
     data = []
     ends = [min(sizes), max(sizes)]
-    for value, name, dash in ((base, "unaltered model", "solid"), (chance, "chance", "dot")):
-        data.append({
-            "type": "scatter", "mode": "lines", "name": name, "x": ends, "y": [value, value],
-            "line": {"color": "var(--hot)", "width": 1.5, "dash": dash}, "hovertemplate": f"{name} %{{y:.1%}}<extra></extra>",
-        })  # fmt: skip
+    for (name, value), dash in zip(levels.items(), ("solid", "dash", "dot"), strict=False):
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": name,
+                "x": ends,
+                "y": [value, value],
+                "line": {"color": "var(--hot)", "width": 1.5, "dash": dash},
+                "hovertemplate": f"{name} %{{y:.1%}}<extra></extra>",
+            }
+        )
     for k, pool in enumerate(pools):
         shade = "--s3" if pool == "random" else SHADES[min(k, 3)]
-        data.append({
-            "type": "scatter", "mode": "lines+markers", "name": plot_text(pool), "x": list(sizes), "y": accuracy[k],
-            "line": {"color": f"var({shade})", "width": 2.5 if k == 0 else 2, "dash": DASHES[k % len(DASHES)]},
-            "marker": {"size": 7, "symbol": SYMBOLS[k % len(SYMBOLS)]},
-            "hovertemplate": "%{fullData.name}, %{x} a head: %{y:.1%}<extra></extra>",
-        })  # fmt: skip
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": plot_text(pool),
+                "x": list(sizes),
+                "y": accuracy[k],
+                "line": {"color": f"var({shade})", "width": 2.5 if k == 0 else 2, "dash": DASHES[k % len(DASHES)]},
+                "marker": {"size": 7, "symbol": SYMBOLS[k % len(SYMBOLS)]},
+                "hovertemplate": "%{fullData.name}, %{x} a head: %{y:.1%}<extra></extra>",
+            }
+        )
     axis = {"title": {"text": "descriptions a head"}, "zeroline": False, "tickvals": list(sizes)}
     return {"data": data, "layout": {"xaxis": axis, "yaxis": {**SHARE, "range": [0, 1.03]}}}
 
@@ -151,15 +212,30 @@ def drop_map(
     """How much each head's ablation costs each attribute: attributes down, heads across, layers parted by lines."""
     limit = float(np.abs(drop).max()) or 1.0
     cells = {
-        "type": "heatmap", "z": 100 * drop.T, "zmin": -100 * limit, "zmax": 100 * limit, "colorscale": SIGNED, "xgap": 1, "ygap": 1,
-        "customdata": [[[head, plot_text(name), link] for head, link in zip(heads, links, strict=True)] for name in names],
+        "type": "heatmap",
+        "z": 100 * drop.T,
+        "zmin": -100 * limit,
+        "zmax": 100 * limit,
+        "colorscale": SIGNED,
+        "xgap": 1,
+        "ygap": 1,
+        "customdata": [
+            [[head, plot_text(name), link] for head, link in zip(heads, links, strict=True)] for name in names
+        ],
         "hovertemplate": "%{customdata[0]} · %{customdata[1]}<br>accuracy falls by %{z:.1f} points<extra></extra>",
         "colorbar": {"title": {"text": "points", "side": "right"}, "thickness": 10, "outlinewidth": 0},
-    }  # fmt: skip
+    }
     lines = [
-        {"type": "line", "x0": b - 0.5, "x1": b - 0.5, "y0": -0.5, "y1": len(names) - 0.5, "line": {"color": "var(--ink)", "width": 1}}
+        {
+            "type": "line",
+            "x0": b - 0.5,
+            "x1": b - 0.5,
+            "y0": -0.5,
+            "y1": len(names) - 0.5,
+            "line": {"color": "var(--ink)", "width": 1},
+        }
         for b in breaks
-    ]  # fmt: skip
+    ]
     axis = ticks(heads, showgrid=False, tickangle=-90, tickfont={"size": 10})
     layout = {"xaxis": axis, "yaxis": ticks(names, autorange="reversed", showgrid=False), "shapes": lines}
     return {"data": [cells], "layout": layout}
@@ -169,15 +245,29 @@ def confusion(names: Sequence[str], counts: Int[np.ndarray, "named measured"]) -
     """How many heads are named one attribute and measured another; the diagonal agrees."""
     safe = [plot_text(n) for n in names]
     cells = {
-        "type": "heatmap", "z": counts, "zmin": 0, "colorscale": FADED, "xgap": 2, "ygap": 2, "showscale": False,
-        "text": [[str(v) if v else "" for v in row] for row in counts.tolist()], "texttemplate": "%{text}",
+        "type": "heatmap",
+        "z": counts,
+        "zmin": 0,
+        "colorscale": FADED,
+        "xgap": 2,
+        "ygap": 2,
+        "showscale": False,
+        "text": [[str(v) if v else "" for v in row] for row in counts.tolist()],
+        "texttemplate": "%{text}",
         "customdata": [[[named, measured] for measured in safe] for named in safe],
         "hovertemplate": "named %{customdata[0]}, measured %{customdata[1]}<br>%{z} heads<extra></extra>",
-    }  # fmt: skip
+    }
     boxes = [
-        {"type": "rect", "x0": k - 0.5, "x1": k + 0.5, "y0": k - 0.5, "y1": k + 0.5, "line": {"color": "var(--ink)", "width": 1.5}}
+        {
+            "type": "rect",
+            "x0": k - 0.5,
+            "x1": k + 0.5,
+            "y0": k - 0.5,
+            "y1": k + 0.5,
+            "line": {"color": "var(--ink)", "width": 1.5},
+        }
         for k in range(len(names))
-    ]  # fmt: skip
+    ]
     layout = {
         "xaxis": ticks(names, showgrid=False, title={"text": "measured: most hurt by ablating the head"}),
         "yaxis": ticks(names, showgrid=False, autorange="reversed", title={"text": "named by its texts"}),

@@ -70,7 +70,9 @@ class Model:
                 facts = {} if roles is None else _role(roles, layer, head)
                 page = f"{self.slug}-L{layer}H{head}.html"
                 top = tuple(texts[row, column, :3].tolist())
-                found.append(Head(layer, head, row, column, page, variance=float(variance[row, column]), texts=top, **facts))
+                found.append(
+                    Head(layer, head, row, column, page, variance=float(variance[row, column]), texts=top, **facts)
+                )
         return found
 
 
@@ -97,9 +99,7 @@ class Findings:
 
     def attribute_labels(self, dataset: xr.Dataset) -> list[str]:
         """Names along a dataset's `attribute` dimension."""
-        # in textspan, `attribute` is what each description names, and the dimension of that name has no labels
-        own = "attribute" in dataset.coords and dataset["attribute"].dims == ("attribute",)
-        return labels(dataset, "attribute") if own else self.stored_attributes
+        return labels(dataset, "attribute") if "attribute" in dataset.coords else self.stored_attributes
 
 
 def collect(images: Datasets, models: Mapping[str, Datasets]) -> Findings:
@@ -109,7 +109,15 @@ def collect(images: Datasets, models: Mapping[str, Datasets]) -> Findings:
             f"Nothing to report: {len(images)} image splits and {len(models)} models, expected at least one of each."
         )
     names = slugs(models)
-    return Findings(images, [Model(name, names[name], parts) for name, parts in models.items()])
+    return Findings(images, [Model(name, names[name], _read(parts)) for name, parts in models.items()])
+
+
+def _read(parts: Datasets) -> Datasets:
+    """The findings in memory (a page picks many small pieces of them), all but the large ones that no page shows."""
+    return {
+        kind: part if kind.startswith("embeddings/") else part.drop_vars("direction", errors="ignore").compute()
+        for kind, part in parts.items()
+    }
 
 
 def labels(dataset: xr.Dataset, dim: str) -> list[str]:

@@ -57,15 +57,17 @@ def head_page(context: Context, model: Model, head: Head) -> dict[str, Any]:
 def _facts(model: Model, head: Head) -> list[tuple[str, str, str]]:
     ranked = sorted(model.heads, key=lambda h: -h.variance)
     total = sum(h.variance for h in model.heads) or 1.0
-    variance = f"{percent(head.variance / total)} of all {len(ranked)} heads' · rank {ranked.index(head) + 1}"
+    variance = f"rank {ranked.index(head) + 1} of {len(ranked)} heads, {percent(head.variance / total)} of their sum"
     facts = []
     if head.named:
-        facts.append(("Named by its texts", head.named, f"{percent(head.share, 0)} of the explained variance"))
+        facts.append(
+            ("Named by its texts", head.named, f"{percent(head.share, 0)} of its variance lies along such texts")
+        )
     elif model.part("roles") is not None:
         facts.append(("Named by its texts", "nothing", "no description names an attribute"))
     if head.measured:
         facts.append(("Measured by ablation", head.measured, f"{points(-head.drop)} points without this head"))
-    facts.append(("Variance", number(head.variance), variance))
+    facts.append(("Variance of what it writes", number(head.variance), variance))
     return facts
 
 
@@ -79,19 +81,30 @@ def _pools(context: Context, model: Model, head: Head) -> list[dict[str, Any]]:
     top = None if roles is None or "top_image" not in roles else place(roles, head.layer, head.head)
     pools = []
     for p, pool in enumerate(labels(spans, "pool")):
-        texts, attributes, values = (strings(here[name].isel(pool=p)) for name in ("text", "attribute", "value"))
+        texts, attributes, values = (
+            strings(here[name].isel(pool=p)) for name in ("text", "text_attribute", "text_value")
+        )
         share = here["variance"].isel(pool=p).values.astype(np.float64) / total
         ends = np.cumsum(share)
         rows = []
         for step, text in enumerate(texts.tolist()):
+            if not text:  # the pool was exhausted
+                break
             images = [] if p or roles is None or top is None else _top(context, roles.isel(top), step)
             rows.append(
                 Row(
-                    step + 1, text, str(attributes[step]), str(values[step]), context.findings.colour(str(attributes[step])),
-                    round(100 * float(ends[step] - share[step]), 2), round(100 * float(share[step]), 2),
-                    percent(float(share[step])), percent(float(ends[step])), images,
+                    step + 1,
+                    text,
+                    str(attributes[step]),
+                    str(values[step]),
+                    context.findings.colour(str(attributes[step])),
+                    round(100 * float(ends[step] - share[step]), 2),
+                    round(100 * float(share[step]), 2),
+                    percent(float(share[step])),
+                    percent(float(ends[step])),
+                    images,
                 )
-            )  # fmt: skip
+            )
         pools.append({"name": pool, "rows": rows, "total": percent(float(ends[-1]))})
     return pools
 
@@ -144,7 +157,7 @@ def _drops(context: Context, model: Model, head: Head) -> list[dict[str, Any]]:
             "zero": round(100 * -low / span, 2),
             "start": round(100 * (min(float(value), 0.0) - low) / span, 2),
             "width": round(100 * abs(float(value)) / span, 2),
-            "says": points(-float(value)),
+            "says": points(float(value)).removeprefix("+"),
         }
         for name, value in zip(names, drop, strict=True)
     ]

@@ -42,6 +42,7 @@ class Thumbnails:
         self._rows: dict[str, tuple[str, int]] = {}
         self._labels: dict[str, np.ndarray] = {}
         self._names: dict[str, np.ndarray] = {}
+        self._attributes = {split: labels(dataset, "attribute") for split, dataset in images.items()}
         for split, dataset in images.items():
             self._rows |= {str(name): (split, row) for row, name in enumerate(labels(dataset, "image"))}
             self._labels[split] = dataset["label"].values
@@ -61,13 +62,15 @@ class Thumbnails:
         used = self._used[split]
         number = used.setdefault(row, len(used))
         sheet, cell = divmod(number, COLUMNS * ROWS)
-        return Thumb(image, f"sheet-{self._slugs[split]}-{sheet}", cell % COLUMNS, cell // COLUMNS, self.describe(image))
+        return Thumb(
+            image, f"sheet-{self._slugs[split]}-{sheet}", cell % COLUMNS, cell // COLUMNS, self.describe(image)
+        )
 
     def describe(self, image: str) -> str:
         """The known labels of an image: "shape circle · colour red"."""
         split, row = self._rows[image]
         names, values = self._names[split], self._labels[split][row]
-        attributes = labels(self._images[split], "attribute")
+        attributes = self._attributes[split]
         return " · ".join(f"{attributes[k]} {names[k, v]}" for k, v in enumerate(values) if v >= 0)
 
     def write(self, folder: Path) -> None:
@@ -127,7 +130,7 @@ def _sheet(pixels: UInt8[np.ndarray, "image y x rgb"]) -> Image.Image:
 
 
 def _encode(sheet: Image.Image, thumbs: int) -> tuple[bytes, str]:
-    """A sheet's bytes and suffix: exact where that is small, else JPEG with all of its colour (2.7 for 6.4 kB a scene)."""
+    """A sheet's bytes and suffix: exact where small, else JPEG in full colour (2.7, not 6.4 kB a scene)."""
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     if buffer.tell() <= PNG_BYTES * thumbs:

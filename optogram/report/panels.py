@@ -27,7 +27,7 @@ class Table:
 
 @dataclass
 class Panel:
-    """One model's part of a section. `skipped` says why there is nothing to show; `folded` tables are out of the way."""
+    """One model's part of a section. `skipped` says why there is nothing to show, `folded` tables open on request."""
 
     model: Model | None = None
     skipped: str = ""

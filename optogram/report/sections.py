@@ -9,10 +9,10 @@ from optogram.report.formats import number, p_value, percent, points, words
 from optogram.report.panels import Context, Panel, Table, percent_table
 
 CONDITIONS = {
-    "base": "unaltered",
+    "none": "nothing",
     "mlps": "all MLPs",
     "class_token": "class token",
-    "class_token_and_mlps": "class token and MLPs",
+    "class_token+mlps": "class token and MLPs",
 }
 
 
@@ -23,7 +23,7 @@ def accuracy(context: Context, model: Model) -> Panel:
     if found is None:
         return panel
     names = context.attributes(found)
-    base = context.by_attribute(found.sel(condition="base"), "accuracy")
+    base = context.by_attribute(found.sel(condition="none"), "accuracy")
     chance = context.by_attribute(found, "chance")
     figure = figures.accuracy_bars(names, context.colours(names), base, chance)
     label = "Zero-shot accuracy by attribute, as bars, with chance as ticks"
@@ -47,11 +47,11 @@ def ablation(context: Context, model: Model) -> Panel:
     panel.plots.append(Plot(f"ablation-{model.slug}", label, [("", bars)], 340, 110 * len(names)))
 
     layers, colours = labels(found, "layer"), context.colours(names)
-    base = values[conditions.index("base")]
+    base = values[conditions.index("none")]
     options = []
     for name, variable, title, at in (
-        ("all layers up to", "cumulative", "attention layers up to and including this one mean-ablated", "layers to {}"),
-        ("one layer alone", "single_layer", "the attention layer that is mean-ablated", "layer {}"),
+        ("all layers up to", "cumulative", "ablated up to and including this attention layer", "layers to {}"),
+        ("one layer alone", "single_layer", "attention layer ablated", "layer {}"),
     ):
         rows = np.vstack([base, context.by_attribute(found, variable, "layer")])
         figure = figures.layer_lines(names, colours, ["none", *layers], rows, chance, title)
@@ -61,8 +61,10 @@ def ablation(context: Context, model: Model) -> Panel:
         options.append((name, figure))
     label = "Zero-shot accuracy over the attention layers that are mean-ablated"
     panel.plots.append(Plot(f"layers-{model.slug}", label, options, 380, choose="Ablate"))
-    rows = np.vstack([values, chance])
-    panel.tables.append(percent_table("mean-ablated", names, [*shown, "chance"], rows, caption="Zero-shot accuracy"))
+    rows, shown = [*values, chance], [*shown, "chance"]
+    if "majority" in found:
+        rows, shown = [*rows, context.by_attribute(found, "majority")], [*shown, "most frequent value"]
+    panel.tables.append(percent_table("mean-ablated", names, shown, np.array(rows), caption="Zero-shot accuracy"))
     lines = [f"to layer {layer}" for layer in layers] + [f"layer {layer} alone" for layer in layers]
     rows = np.vstack([context.by_attribute(found, name, "layer") for name in ("cumulative", "single_layer")])
     panel.folded.append(percent_table("attention ablated", names, lines, rows, caption="Zero-shot accuracy"))
@@ -92,7 +94,9 @@ def heads(context: Context, model: Model) -> Panel:
         drop,
     )
     label = "Fall in zero-shot accuracy when one head is mean-ablated: attributes down, heads across"
-    panel.plots.append(Plot(f"drops-{model.slug}", label, [("", figure)], 150 + 30 * len(names), 120 + 19 * len(places)))
+    panel.plots.append(
+        Plot(f"drops-{model.slug}", label, [("", figure)], 150 + 30 * len(names), 120 + 19 * len(places))
+    )
     return panel
 
 
@@ -120,7 +124,7 @@ def head_grid(context: Context, model: Model, here: Head | None = None) -> dict[
 
 def head_line(head: Head) -> str:
     """One line on a head."""
-    named = f"named {head.named} ({percent(head.share, 0)} of its explained variance)" if head.named else "no attribute named"
+    named = f"named {head.named} ({percent(head.share, 0)} of its variance)" if head.named else "no attribute named"
     measured = f"measured {head.measured} ({points(-head.drop)} points)" if head.measured else ""
     text = f"“{head.texts[0]}”" if head.texts else ""
     return " · ".join(part for part in (head.name, named, measured, f"variance {number(head.variance)}", text) if part)
@@ -134,19 +138,29 @@ def textspan(context: Context, model: Model) -> Panel:
         return panel
     names, pools, sizes = context.attributes(found), labels(found, "pool"), [int(s) for s in labels(found, "size")]
     values = context.by_attribute(found, "accuracy", "pool", "size")
-    base, chance = context.by_attribute(found, "base_accuracy"), context.by_attribute(found, "chance")
-    shown = [(name, values[..., k], base[k], chance[k]) for k, name in enumerate(names)]
+    lines = {
+        "unaltered model": context.by_attribute(found, "base_accuracy"),
+        "without these heads": context.by_attribute(found, "ablated_accuracy"),
+        "chance": context.by_attribute(found, "chance"),
+    }
+    shown = [(name, values[..., k], {line: at[k] for line, at in lines.items()}) for k, name in enumerate(names)]
     if len(names) > 1:
-        shown.insert(1, ("mean over attributes", values.mean(axis=-1), base.mean(), chance.mean()))
+        means = {line: at.mean() for line, at in lines.items()}
+        shown.insert(1, ("mean over attributes", values.mean(axis=-1), means))
     options = []
-    for name, curve, top, bottom in shown:
-        figure = figures.size_curves(pools, sizes, curve, float(top), float(bottom))
+    for name, curve, levels in shown:
+        figure = figures.size_curves(pools, sizes, curve, levels)
         figure["layout"]["yaxis"]["title"] = {"text": "zero-shot accuracy"}
         options.append((name, figure))
         table = percent_table(
-            name, [str(s) for s in sizes], pools, curve, bold=True,
-            caption=f"Accuracy on {name} by descriptions a head; unaltered {percent(top)}, chance {percent(bottom)}",
-        )  # fmt: skip
+            name,
+            [str(s) for s in sizes],
+            pools,
+            curve,
+            bold=True,
+            caption=f"Accuracy on {name} by descriptions a head; "
+            + ", ".join(f"{line} {percent(level)}" for line, level in levels.items()),
+        )
         panel.folded.append(table)
     label = "Zero-shot accuracy against the number of descriptions a head, by pool of texts"
     panel.plots.append(Plot(f"textspan-{model.slug}", label, options, 400, choose="Accuracy on"))
@@ -162,20 +176,24 @@ def roles(context: Context, model: Model) -> Panel:
     if "agreement" not in found.attrs:
         panel.skipped = str(found.attrs.get("truth_skipped") or "The roles were not checked against ablation.")
         return panel
-    agreement, chance = float(found.attrs["agreement"]), float(found.attrs["chance_agreement"])
-    p = float(found.attrs["p_value"])
+    agreement, chance, p = (float(found.attrs[name]) for name in ("agreement", "chance", "p_value"))
+    compared = int(found.attrs["heads"])
     names = context.attributes(found)
     sides = [strings(found[v]).ravel() for v in ("named", "measured")]
     counts = np.array([[int(((sides[0] == n) & (sides[1] == m)).sum()) for m in names] for n in names])
-    unnamed = int((sides[0] == "").sum())
     panel.extra = {
         "tiles": [
-            ("agreement", percent(agreement), f"{len(sides[0])} heads"),
+            ("agreement", percent(agreement), f"of {compared} heads"),
             ("expected by chance", percent(chance), "names shuffled over heads"),
             ("permutation test", p_value(p), "chance that shuffled names agree as much"),
         ]
     }
-    left = f" {unnamed} of {len(sides[0])} heads have no named attribute and are not in the table." if unnamed else ""
+    total = len(sides[0])
+    left = (
+        f" {total - compared} of {total} heads lack a name or a measured attribute and are left out."
+        if compared < total
+        else ""
+    )
     panel.says = f"Boxed cells are heads whose name agrees with what their ablation does.{left}"
     height, width = 110 + 42 * len(names), 180 + 72 * len(names)
     label = "Number of heads by named and measured attribute"

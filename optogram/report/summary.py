@@ -52,7 +52,7 @@ def _accuracy(context: Context, model: Model) -> Tile | None:
     found = model.part("ablation")
     if found is None:
         return None
-    base = context.by_attribute(found.sel(condition="base"), "accuracy")[0]
+    base = context.by_attribute(found.sel(condition="none"), "accuracy")[0]
     chance = context.by_attribute(found, "chance")[0]
     name = context.attributes(found)[0]
     return Tile(f"Zero-shot accuracy on {name}", percent(base), f"chance {percent(chance)}", "accuracy")
@@ -62,7 +62,7 @@ def _mlps(context: Context, model: Model) -> Tile | None:
     found = model.part("ablation")
     if found is None or "mlps" not in labels(found, "condition"):
         return None
-    base, without = (context.by_attribute(found.sel(condition=c), "accuracy") for c in ("base", "mlps"))
+    base, without = (context.by_attribute(found.sel(condition=c), "accuracy") for c in ("none", "mlps"))
     name, worst = context.attributes(found)[0], float((without - base).min())
     beside = f"points of {name} accuracy"
     if len(base) > 1:
@@ -86,8 +86,8 @@ def _roles(context: Context, model: Model) -> Tile | None:
     found = model.part("roles")
     if found is None or "agreement" not in found.attrs:
         return None
-    chance, p = float(found.attrs["chance_agreement"]), float(found.attrs["p_value"])
-    beside = f"of heads; by chance {percent(chance, 0)}, {p_value(p)}"
+    chance, p = float(found.attrs["chance"]), float(found.attrs["p_value"])
+    beside = f"of {int(found.attrs['heads'])} heads; by chance {percent(chance, 0)}, {p_value(p)}"
     return Tile("Named role is the measured one", percent(float(found.attrs["agreement"]), 0), beside, "roles")
 
 
@@ -95,9 +95,9 @@ def _spurious(context: Context, model: Model) -> Tile | None:
     found = model.part("spurious")
     if found is None:
         return None
-    worst = {c: float(found["accuracy"].sel(condition=c, group="worst")) for c in labels(found, "condition")}
-    beside = f"from {percent(worst['base'])}; best random draw {percent(worst['random_best'])}"
-    return Tile("Worst group, cue heads ablated", percent(worst["ours"]), beside, "spurious")
+    worst = {c: float(found["worst"].sel(ablation=c)) for c in labels(found, "ablation")}
+    beside = f"from {percent(worst['base'])}; best random draw {percent(worst['random best'])}"
+    return Tile("Worst group, cue heads ablated", percent(worst["chosen"]), beside, "spurious")
 
 
 def _segmentation(context: Context, model: Model) -> Tile | None:
@@ -110,4 +110,6 @@ def _segmentation(context: Context, model: Model) -> Tile | None:
     best = max(others, key=lambda k: score[k])
     other = METHODS.get(methods[best], methods[best])
     value = percent(float(score[methods.index("ours")]))
-    return Tile("Segmentation mIoU", value, f"best other {percent(float(np.max(score[others])))} ({other})", "segmentation")
+    return Tile(
+        "Segmentation mIoU", value, f"best other {percent(float(np.max(score[others])))} ({other})", "segmentation"
+    )

@@ -28,11 +28,20 @@ def checked(dataset: xr.Dataset, name: str) -> xr.Dataset:
             f"{name}: artifact protocol {found}, expected {PROTOCOL}. It was written by another version of Optogram; "
             "rerun the stage that makes it, or open it with that version."
         )
-    # labels become plain numpy strings, which joins, pandas and `==` all know
-    return dataset.assign_coords(
+    # numpy's StringDType knows few of the casts and joins that users need: strings become plain Python ones
+    strings = {name: variable for name, variable in dataset.variables.items() if variable.dtype.kind == "T"}
+    return dataset.assign(
+        {name: _plain(dataset[name]) for name in strings if name not in dataset.coords}
+    ).assign_coords(
         {
             name: (c.dims, np.array(c.values.tolist(), dtype=str), c.attrs)
-            for name, c in dataset.coords.items()
-            if c.dtype.kind == "T"
+            for name, c in strings.items()
+            if name in dataset.coords
         }
+    )
+
+
+def _plain(strings: xr.DataArray) -> xr.DataArray:
+    return xr.apply_ufunc(
+        lambda values: values.astype(object), strings, dask="parallelized", output_dtypes=[object], keep_attrs=True
     )

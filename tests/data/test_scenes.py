@@ -1,6 +1,7 @@
 """Scenes: the bytes never change, labels say what is painted, the bias and the held-out combinations are as asked."""
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_rows_do_not_depend_on_how_the_range_is_cut(cuts, split):
     source = Scenes(split, 600, 5)
     whole = source.read(0, 600)
     edges = [0, *sorted(cuts), 600]
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         assert source.read(start, stop).identical(whole.isel(image=slice(start, stop)))
 
 

@@ -21,8 +21,8 @@ def test_heads_named_after_the_attribute_surest_first():
     assert spurious_heads(found, "background") == [(5, 0), (4, 0)]
     assert spurious_heads(found, "background", least_share=0.5) == [(5, 0)]
     assert spurious_heads(found, "background", least_share=0.9) == []
-    with pytest.raises(ParamError, match=r"attribute = 'backgrund', but the texts name .* Did you mean 'background'"):
-        spurious_heads(found, "backgrund")
+    with pytest.raises(ParamError, match=r"attribute = 'backdrop', but the texts name .* Did you mean 'background'"):
+        spurious_heads(found, "backdrop")
 
 
 def biased(images=400, seed=0):

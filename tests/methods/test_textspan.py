@@ -223,3 +223,14 @@ def test_errors_name_what_is_wrong():
     ds.z[3, 1, 1, 2] = np.nan
     with pytest.raises(DataError, match="contributions hold"):
         textspan_heads(ds, r[:, :16], 3)
+
+
+def test_the_package_offers_the_function_though_the_module_has_its_name():
+    import optogram.methods
+    import optogram.methods.textspan
+
+    assert optogram.methods.textspan is textspan
+    for name in optogram.methods.__all__:
+        assert callable(getattr(optogram.methods, name))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = optogram.methods.nothing

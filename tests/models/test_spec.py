@@ -444,7 +444,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
         with pytest.raises(ModelError, match=r"is damaged or no checkpoint|is refused"):
             read_checkpoint(tmp_path / name)
     with pytest.raises(ModelError, match=r"does not exist.*Did you mean 'weights.safetensors'"):
-        read_checkpoint(tmp_path / "wieghts.safetensors")
+        read_checkpoint(tmp_path / "weight.safetensors")
     with pytest.raises(ModelError, match="is a folder"):
         read_checkpoint(tmp_path)
     for content in ([torch.zeros(1)], {}, {"epoch": 3, "lr": 0.1}, torch.zeros(3)):

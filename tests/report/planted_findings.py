@@ -1,0 +1,198 @@
+"""Small artifacts of every schema, written and read back as the stages do: random numbers, but of the right kind."""
+
+import numpy as np
+import xarray as xr
+
+from optogram.data.scenes import ATTRIBUTES, Scenes
+from optogram.store.read import read
+from optogram.store.write import Provenance, write_dataset
+
+LAYERS, HEADS, STEPS, SIZES, GRID = 4, 8, 6, [1, 2, 4, 6], 8
+KINDS = ["textspan", "ablation", "roles", "spurious", "segmentation", "joint"]
+POOLS = ["descriptions", "words", "class", "random"]
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & 'quotes\" %{x} <b>"
+
+
+def write_run(folder, models=("demo",), counts=(("train", 40), ("reference", 40), ("eval", 160), ("biased", 60))):
+    """Write and read a run on scenes."""
+
+    def keep(name, dataset):
+        made = _made(name)
+        write_dataset(folder / name, dataset, made, scratch=folder / ".scratch")
+        return read(folder / name)
+
+    images = {split: keep(f"images/{split}", Scenes(split, n, 0).read(0, n)) for split, n in counts}
+    values = {name: list(found) for name, found in ATTRIBUTES.items()}
+    found = {}
+    for seed, model in enumerate(models):
+        parts = _findings(np.random.default_rng(seed), values, list(images["eval"].image.values))
+        found[model] = {kind: keep(_path(kind, model), part) for kind, part in parts.items()}
+    return images, found
+
+
+def photo_run(model="demo"):
+    """A run on photographs, in memory."""
+
+    def keep(name, dataset):
+        return dataset.assign_attrs(_made(name, note=HOSTILE).attributes("0" * 64))
+
+    rng = np.random.default_rng(7)
+    values = {"class": [HOSTILE, "1", "2024-01-01", "cat"]}
+    images = {}
+    for split, n in (("train", 12), ("reference", 12), ("eval", 30)):
+        images[split] = keep(
+            f"images/{split}",
+            xr.Dataset(
+                {
+                    "pixels": (("image", "y", "x", "rgb"), rng.integers(0, 256, (n, 120, 100, 3), dtype=np.uint8)),
+                    "label": (("image", "attribute"), rng.integers(-1, 4, (n, 1)).astype(np.int16)),
+                    "value_name": (("attribute", "value"), np.array(list(values.values()))),
+                    "caption": (("image", "variant"), np.full((n, 1), f"a photo of a {HOSTILE}")),
+                },
+                {"image": [f"{split}/{HOSTILE if k == 0 else k}.jpg" for k in range(n)], "attribute": ["class"]},
+                {"class_attribute": "class", "bad_files": '[["<i>broken</i>.jpg", "truncated"]]'},
+            ),
+        )
+    parts = _findings(rng, values, list(images["eval"].image.values))
+    for kind in ("spurious", "segmentation"):
+        parts[kind] = xr.Dataset(attrs={"skipped": f"these images have no <masks> for {kind}"})
+    for name in ("agreement", "chance", "p_value", "heads"):
+        del parts["roles"].attrs[name]
+    parts["roles"].attrs["truth_skipped"] = "there is one attribute only"
+    return images, {model: {kind: keep(_path(kind, model), part) for kind, part in parts.items()}}
+
+
+def _path(kind, model):
+    first, *below = kind.split("/")
+    return "/".join([first, model, *below])
+
+
+def _made(name, **params):
+    return Provenance(name.split("/")[0], f"Title of {name}", {"seed": 0, **params}, {"images/eval": "0" * 64})
+
+
+def _findings(rng, values, ids):
+    names = list(values)
+    places = {"layer": np.arange(1, LAYERS + 1), "head": np.arange(HEADS)}
+    per_head = ("layer", "head")
+    chance = np.array([1 / len(values[name]) for name in names], np.float32)
+    base = (chance + (1 - chance) * rng.uniform(0.4, 0.98, len(names))).astype(np.float32)
+    role = rng.integers(0, len(names), (LAYERS, HEADS))
+    measured = np.where(rng.random((LAYERS, HEADS)) < 0.5, role, rng.integers(0, len(names), (LAYERS, HEADS)))
+    named = np.array(names)[role]
+    named[0, 0] = ""
+    score = rng.dirichlet(np.full(len(names) + 1, 0.3), (LAYERS, HEADS))[..., :-1]
+    np.put_along_axis(score, role[..., None], score.max(-1, keepdims=True), -1)
+    drop = rng.normal(0, 0.01, (LAYERS, HEADS, len(names)))
+    np.put_along_axis(drop, measured[..., None], rng.uniform(0.03, 0.4, (LAYERS, HEADS, 1)), -1)
+
+    shape = (len(POOLS), LAYERS, HEADS, STEPS)
+    picked = np.where(
+        rng.random(shape) < 0.6, np.broadcast_to(role[None, ..., None], shape), rng.integers(0, len(names), shape)
+    )
+    attribute = np.array(names)[picked]
+    value = np.array([rng.choice(values[name]) for name in attribute.ravel()]).reshape(shape)
+    text = np.array([f"an image of {v} ({a})" for a, v in zip(attribute.ravel(), value.ravel(), strict=True)]).reshape(
+        shape
+    )
+    text[1], text[3] = "word", "random direction"
+    attribute[1], attribute[3], value[1], value[3] = "", "", "", ""
+    total = rng.gamma(1.5, 0.02, (LAYERS, HEADS)).astype(np.float32)
+    part = np.sort(rng.dirichlet(np.full(STEPS + 3, 1.2), shape[:3])[..., :STEPS])[..., ::-1]
+    growth = (1 - np.exp(-np.array(SIZES) / 3))[None, :, None] * np.array([1, 0.85, 0.95, 0.6])[:, None, None]
+    textspan = xr.Dataset(
+        {
+            "text": (("pool", *per_head, "step"), text),
+            "text_attribute": (("pool", *per_head, "step"), attribute),
+            "text_value": (("pool", *per_head, "step"), value),
+            "variance": (("pool", *per_head, "step"), (part * total[None, ..., None]).astype(np.float32)),
+            "total_variance": (per_head, total),
+            "accuracy": (("pool", "size", "attribute"), (chance + (base - chance) * growth).astype(np.float32)),
+            "base_accuracy": (("attribute",), base),
+            "ablated_accuracy": (("attribute",), (chance + 0.1 * (base - chance)).astype(np.float32)),
+            "chance": (("attribute",), chance),
+        },
+        {"pool": POOLS, "size": SIZES, "attribute": names, **places},
+    )
+    falls = np.linspace(0.98, 0, LAYERS + 1)[:, None] ** 0.4
+    kept = rng.uniform(0.7, 1, (LAYERS + 1, len(names)))
+    conditions = ["none", "mlps", "class_token", "class_token+mlps"]
+    ablation = xr.Dataset(
+        {
+            "accuracy": (("condition", "attribute"), (base * [[1], [0.97], [0.99], [0.95]]).astype(np.float32)),
+            "cumulative": (("layer", "attribute"), (chance + (base - chance) * falls).astype(np.float32)),
+            "single_layer": (("layer", "attribute"), (base * kept).astype(np.float32)),
+            "chance": (("attribute",), chance),
+            "majority": (("attribute",), (chance * 1.1).astype(np.float32)),
+        },
+        {"condition": conditions, "layer": np.arange(LAYERS + 1), "attribute": names},
+    )
+    pick = lambda *dims: rng.choice(ids, dims)  # noqa: E731
+    falling = lambda *dims: np.sort(rng.random(dims).astype(np.float32))[..., ::-1]  # noqa: E731
+    roles = xr.Dataset(
+        {
+            "named": (per_head, named),
+            "name_score": ((*per_head, "attribute"), score.astype(np.float32)),
+            "measured": (per_head, np.array(names)[measured]),
+            "accuracy_drop": ((*per_head, "attribute"), drop.astype(np.float32)),
+            "top_image": ((*per_head, "step", "k"), pick(LAYERS, HEADS, STEPS, 8)),
+            "top_score": ((*per_head, "step", "k"), falling(LAYERS, HEADS, STEPS, 8)),
+            "neighbour": ((*per_head, "query", "near"), pick(LAYERS, HEADS, 6, 6)),
+            "neighbour_score": ((*per_head, "query", "near"), falling(LAYERS, HEADS, 6, 6)),
+        },
+        {"query": ids[:6], "attribute": names, **places},
+        {"agreement": 0.47, "chance": 0.19, "p_value": 0.0004, "heads": LAYERS * HEADS - 1},
+    )
+    groups = ["circle on water", "circle on sand", "ring on water", "ring on sand"]
+    trials = ["base", "chosen", "random best", "random mean", "same size best", "same size mean"]
+    accuracy = rng.uniform(0.4, 1, (6, 4)).astype(np.float32)
+    cue = " ".join(f"L{row + 1}.H{column}" for row, column in np.argwhere(named == "background"))
+    spurious = xr.Dataset(
+        {
+            "accuracy": (("ablation", "group"), accuracy),
+            "worst": (("ablation",), accuracy.min(1)),
+            "overall": (("ablation",), accuracy.mean(1)),
+            "heads": (("ablation",), np.array(["", cue, "L1.H1 L4.H7", "", "L0.H0", ""])),
+            "count": (("group",), np.full(4, 15)),
+        },
+        {"ablation": trials, "group": groups},
+        {"attribute": "background"},
+    )
+    methods, metrics = ["ours", "raw_attention", "rollout", "gradcam", "chefer"], ["pixel_accuracy", "miou", "map"]
+    segmentation = xr.Dataset(
+        {
+            "score": (("method", "metric"), rng.uniform(0.4, 0.9, (5, 3)).astype(np.float32)),
+            "heatmap": (("image", "method", "gy", "gx"), _blobs(rng, 6, 5)),
+        },
+        {"image": ids[10:16], "method": methods, "metric": metrics},
+    )
+    heat = _blobs(rng, LAYERS, HEADS, 4, 2) - 0.3
+    joint = xr.Dataset(
+        {
+            "heatmap": ((*per_head, "k", "sign", "gy", "gx"), heat),
+            "text": ((*per_head, "k", "sign"), rng.choice(text[0].ravel(), (LAYERS, HEADS, 4, 2))),
+            "image": ((*per_head, "k"), pick(LAYERS, HEADS, 4)),
+            "coefficient": ((*per_head, "k", "sign"), rng.normal(0, 0.3, (LAYERS, HEADS, 4, 2)).astype(np.float32)),
+        },
+        {"sign": ["most", "least"], **places},
+    )
+    embedding = rng.normal(size=(20, 8)).astype(np.float32)
+    pools = {
+        f"embeddings/{pool}": xr.Dataset({"embedding": (("text", "embed"), embedding)}) for pool in [*POOLS, "zeroshot"]
+    }
+    return {
+        "ablation": ablation,
+        "textspan": textspan,
+        "roles": roles,
+        "spurious": spurious,
+        "segmentation": segmentation,
+        "joint": joint,
+        **pools,
+    }
+
+
+def _blobs(rng, *dims):
+    """Smooth bumps on a grid of tokens."""
+    y, x = np.indices((GRID, GRID))
+    cy, cx = rng.uniform(1, GRID - 2, (2, *dims, 1, 1))
+    return np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 6).astype(np.float32)

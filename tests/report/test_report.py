@@ -1,0 +1,255 @@
+"""The report as a reader gets it: whole, self-contained, safe, the same every time."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import xarray as xr
+from planted_findings import HOSTILE, KINDS
+
+from optogram.errors import ArtifactError, DataError
+from optogram.params import profile_text
+from optogram.report import build
+from optogram.report.build import build_report
+from stages.report import main
+
+CHROMIUM = shutil.which("chromium")
+
+
+class Page(HTMLParser):
+    """What a browser would find: elements, ids, links, scripts, text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.ids, self.links, self.json, self.text = [], set(), [], [], []
+        self.inside = ""
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append((tag, found))
+        self.ids |= {found["id"]} if "id" in found else set()
+        self.links += [found[name] for name in ("href", "src") if name in found]
+        self.inside = found.get("type", "") if tag == "script" else ""
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside == "application/json":
+            self.json.append(json.loads(data))
+        else:
+            self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def report(scenes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("scenes") / "report"
+    build_report(out, *scenes)
+    return out
+
+
+@pytest.fixture(scope="module")
+def photo_report(photos, tmp_path_factory):
+    out = tmp_path_factory.mktemp("photos") / "report"
+    build_report(out, *photos)
+    return out
+
+
+@pytest.fixture(scope="module", params=["report", "photo_report"])
+def any_report(request):
+    return request.getfixturevalue(request.param)
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_has_a_page_for_each_head(report):
+    names = {path.name for path in (report / "heads").iterdir()}
+    assert names == {f"demo-L{layer}H{head}.html" for layer in range(1, 5) for head in range(8)}
+
+
+def test_every_link_resolves(any_report):
+    pages = {path.resolve(): Page(path) for path in any_report.rglob("*.html")}
+    for path, page in pages.items():
+        for link in page.links:
+            if link.startswith("data:"):
+                continue
+            target, _, fragment = unquote(link).partition("#")
+            there = (path.parent / target).resolve() if target else path
+            assert there.is_file(), (path.name, link)
+            assert there.is_relative_to(any_report.resolve())
+            assert not fragment or fragment in pages[there].ids, (path.name, link)
+    for sheet in re.findall(r"url\(([^)]+)\)", (any_report / "assets" / "sheets.css").read_text()):
+        assert (any_report / "assets" / sheet).is_file()
+
+
+def test_names_no_address_outside_itself(any_report):
+    for name, data in contents(any_report).items():
+        if name.endswith((".html", ".css", ".js")) and name != "assets/plotly.min.js":
+            text = data.decode()
+            assert not re.search(r"""(https?:)?//[\w-]+\.\w""", text), name
+            assert "@import" not in text
+
+
+def test_hostile_names_stay_text(photo_report):
+    for path in photo_report.rglob("*.html"):
+        page = Page(path)
+        scripts = [found for tag, found in page.tags if tag == "script"]
+        assert all("assets/" in found.get("src", "") or found["type"] == "application/json" for found in scripts)
+        assert all(found["src"].startswith("data:image/png;base64,") for tag, found in page.tags if tag == "img")
+        assert not [name for _, found in page.tags for name in found if name.startswith("on")]
+    index = Page(photo_report / "index.html")
+    assert f"a photo of a {HOSTILE}" in index.text
+    assert "<i>broken</i>.jpg" in index.text
+    # plotly reads a small HTML in labels: there the name is escaped once more
+    labels = next(figure for figure in index.json if any(t.get("name") == "eval" for t in figure[0]["data"]))
+    assert labels[0]["layout"]["xaxis"]["ticktext"][0].startswith("&lt;/script&gt;")
+
+
+def test_every_figure_is_one_that_plotly_accepts(any_report):
+    figures = Page(any_report / "index.html").json
+    assert len(figures) > 4
+    for figure in figures:
+        for option in figure:
+            plain = json.loads(re.sub(r"var\(--[\w]+\)", "#123456", json.dumps(option)))
+            go.Figure({"data": plain["data"], "layout": plain["layout"]})
+
+
+def test_same_findings_same_bytes(report, scenes, tmp_path):
+    build_report(tmp_path / "again", *scenes)
+    assert contents(report) == contents(tmp_path / "again")
+
+
+def test_says_why_a_section_is_empty(photo_report):
+    text = " ".join(Page(photo_report / "index.html").text)
+    assert "these images have no <masks> for segmentation" in text
+    assert "these images have no <masks> for spurious" in text
+    assert "there is one attribute only" in text
+
+
+def test_shows_what_it_has_of_an_unfinished_run(scenes, tmp_path):
+    images, models = scenes
+    build_report(tmp_path / "bare", images, {"demo": {}})
+    build_report(tmp_path / "part", images, {"demo": {"textspan": models["demo"]["textspan"]}})
+    assert " ".join(Page(tmp_path / "bare" / "index.html").text).count("This was not run.") >= 8
+    assert len(list((tmp_path / "part" / "heads").iterdir())) == 32
+
+
+def test_two_models_have_their_own_pages(scenes, tmp_path):
+    images, models = scenes
+    build_report(tmp_path / "report", images, {"demo": models["demo"], "a/../b": models["demo"]})
+    assert len(list((tmp_path / "report" / "heads").iterdir())) == 64
+    index = Page(tmp_path / "report" / "index.html")
+    choices = [found["value"] for tag, found in index.tags if tag == "input"]
+    assert choices == ["demo", "a_b"]
+    assert {found["data-model"] for _, found in index.tags if "data-model" in found} == set(choices)
+
+
+def test_numbers_are_those_of_the_artifacts(report, scenes):
+    ablation = scenes[1]["demo"]["ablation"]
+    index = Page(report / "index.html")
+    for value in ablation.accuracy.sel(condition="mlps").values:
+        assert f"{100 * float(value):.1f}%" in index.text
+    spans = scenes[1]["demo"]["textspan"].sel(layer=3, head=5).isel(pool=0)
+    page = Page(report / "heads" / "demo-L3H5.html")
+    shares = np.cumsum(spans.variance.values) / float(spans.total_variance)
+    assert all(f"{100 * share:.1f}% so far" in page.text for share in shares)
+    assert all(str(text) in page.text for text in spans.text.values)
+    for item in scenes[1]["demo"].values():
+        assert item.attrs["digest"] in " ".join(found.get("title", "") for _, found in index.tags)
+
+
+def test_a_pool_that_ran_out_ends_early(scenes, tmp_path):
+    images, models = scenes
+    spans = models["demo"]["textspan"].compute()
+    text = spans["text"].astype(object)
+    text[0, :, :, 2:] = ""
+    build_report(tmp_path / "report", images, {"demo": models["demo"] | {"textspan": spans.assign(text=text)}})
+    page = (tmp_path / "report" / "heads" / "demo-L1H1.html").read_text()
+    assert page.count("<li>") == 2 + 3 * 6
+
+
+def test_never_overwrites(scenes, tmp_path):
+    (tmp_path / "report").mkdir()
+    with pytest.raises(ArtifactError, match="never overwritten"):
+        build_report(tmp_path / "report", *scenes)
+
+
+def test_appears_whole_or_not_at_all(scenes, tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(build.shutil, "copyfile", fail)
+    with pytest.raises(OSError, match="disk full"):
+        build_report(tmp_path / "report", *scenes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_report_is_said(tmp_path):
+    with pytest.raises(DataError, match="0 image splits and 1 models"):
+        build_report(tmp_path / "report", {}, {"demo": {}})
+
+
+def test_an_image_of_no_split_is_marked(scenes, tmp_path):
+    images, models = scenes
+    roles = models["demo"]["roles"].compute()
+    roles = roles.assign(top_image=xr.full_like(roles["top_image"].astype(object), "elsewhere/000001"))
+    build_report(tmp_path / "report", images, {"demo": models["demo"] | {"roles": roles}})
+    assert "elsewhere/000001: not in any split" in (tmp_path / "report" / "heads" / "demo-L1H1.html").read_text()
+
+
+def test_the_stage_writes_it(artifacts, report, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(profile_text("demo", []))
+    argv = [f"--{kind}={artifacts / kind}" for kind in ("images", "embeddings", *KINDS)]
+    main([*argv, f"--out={tmp_path / 'report'}"])
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"index.html", "assets", "heads"}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_draws_its_plots_and_fits_a_phone(report, tmp_path):
+    """In a frame as wide as a phone: plots are drawn, nothing scrolls sideways, and no error is raised."""
+    shutil.copytree(report, tmp_path / "report")
+    for name, plots in (("index.html", 8), ("heads/demo-L2H3.html", 0)):
+        path = tmp_path / "report" / name
+        errors = '<script>window.errors=[];addEventListener("error",e=>errors.push(e.message))</script>'
+        inner = html.escape(path.read_text().replace("<head>", "<head>" + errors), quote=True)
+        path.write_text(
+            f'<!doctype html><title></title><iframe style="width:360px;height:16000px" srcdoc="{inner}"></iframe>'
+            "<script>setInterval(() => { const inside = document.querySelector('iframe').contentWindow;"
+            "const plots = inside.document.querySelectorAll('.plot .main-svg').length;"
+            "document.title = JSON.stringify([inside.document.documentElement.scrollWidth, plots, inside.errors])"
+            "}, 200)</script>"
+        )
+        options = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-sync",
+            "--disable-background-networking",
+            "--disable-component-update",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--window-size=1000,17000",
+            "--virtual-time-budget=10000",
+            "--dump-dom",
+        ]
+        try:
+            done = subprocess.run([CHROMIUM, *options, path.as_uri()], capture_output=True, text=True, timeout=120)
+        except subprocess.TimeoutExpired:
+            pytest.skip("Chromium took too long")
+        title = html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1])
+        width, drawn, errors = json.loads(title)
+        assert width <= 360
+        assert drawn >= plots
+        assert errors == []
