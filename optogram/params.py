@@ -30,7 +30,7 @@ class Scenes(Section):
     """Scenes rendered by us: 64 x 64 pixels, every label and mask known."""
 
     bias: float = Field(
-        default=0.95, ge=0, le=1, description="share of a tied shape's images on its tied background, in train"
+        default=0.6, ge=0, le=1, description="share of a tied shape's images on its tied background, in train"
     )
     shard: PositiveInt = Field(default=2048, description="images a shard")
     splits: dict[Literal["train", "reference", "eval", "biased"], SceneSplit] = Field(
@@ -92,18 +92,18 @@ class Training(Section):
     """A CLIP trained here."""
 
     width: PositiveInt = 128
-    layers: PositiveInt = 5
+    layers: PositiveInt = 4
     head_width: PositiveInt = 16
     patch: PositiveInt = 8
     embed: PositiveInt = 128
     text_width: PositiveInt = 128
     text_layers: PositiveInt = 2
     context: PositiveInt = 32
-    merges: PositiveInt = 4000
-    epochs: PositiveInt = 12
-    batch: PositiveInt = 256
-    texts_per_image: PositiveInt = 2
-    learning_rate: float = Field(default=1e-3, gt=0)
+    merges: PositiveInt = 3000
+    epochs: PositiveInt = 5
+    batch: PositiveInt = 32
+    texts_per_image: PositiveInt = 8
+    learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     warmup: PositiveInt = 200
 

@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     task = (door.open("embeddings", "zeroshot"), images.label, images.value_name)
     ablated = ablate_heads(evaluated, reference, *task, layers=layers)
     names = images.attribute.values.tolist()
-    named, measured = named_roles(spans, texts.attribute.values), measured_roles(ablated)
+    named = named_roles(spans, texts.attribute.values)
+    measured = {by: measured_roles(ablated, by=by) for by in ("accuracy", "margin")}
     queries = np.linspace(0, images.sizes["image"] - 1, options.queries).round().astype(int).tolist()
     near = neighbours(evaluated, queries, options.neighbours, layers=layers, centred=True)
     top = top_images(evaluated, spans.rename(direction="directions"), texts.embedding.values, options.images)
@@ -30,22 +31,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = ablated[["accuracy_drop", "margin_drop"]].assign(
         named=named.named,
         name_score=named.score.reindex(attribute=names, fill_value=0.0),
-        measured=measured,
+        measured=measured["accuracy"],
+        measured_by_margin=measured["margin"],
         top_image=top.top_image,
         top_score=top.score.fillna(0),
         neighbour=near.neighbour.rename(k="near"),
         neighbour_score=near.score.rename(k="near"),
     )
     found = found.assign_coords(query=images.image.values[queries])
-    metrics: dict[str, object] = {"named_heads": int((named.named != "").sum()), "heads": int(named.named.size)}
-    if len(names) > 1:
-        truth = agreement(named.named, measured, seed=door.params.seed, permutations=options.permutations)
-        metrics |= truth._asdict()
-        found.attrs |= truth._asdict()
-    else:
-        found.attrs["truth_skipped"] = (
-            f"The images are labelled by one attribute only ({names[0]}): no role to tell apart."
-        )
+    metrics: dict[str, object] = {"named": int((named.named != "").sum())}
+    try:
+        for by, suffix in (("accuracy", ""), ("margin", "_by_margin")):
+            truth = agreement(named.named, measured[by], seed=door.params.seed, permutations=options.permutations)
+            metrics |= {f"{name}{suffix}": value for name, value in truth._asdict().items()}
+        if len(names) == 1:
+            raise DataError(f"the images are labelled by {names[0]} only, so there are no roles to tell apart.")
+        found.attrs |= metrics
+    except DataError as error:
+        found.attrs["truth_skipped"] = str(error)
+        metrics["truth_skipped"] = str(error)
     door.write(found, "Roles of heads")
     door.write_metrics(metrics)
 

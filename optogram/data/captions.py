@@ -17,6 +17,9 @@ _ATTRIBUTES = ("shape", "colour", "texture", "size", "count", "position", "backg
 _SIZES_OF_MENTION = (0.30, 0.22, 0.16, 0.12, 0.09, 0.07, 0.04)
 """How often a caption states one, two, ..., seven attributes; many short ones, since zero-shot prompts are short."""
 
+_NAMED = 0.5
+"""How often a caption names the shape besides: people mostly do, and it is the hardest to learn."""
+
 _SHAPES = {
     "circle": ("circle", "disc"),
     "square": ("square",),
@@ -70,6 +73,7 @@ def captions(
     stated = 1 + rng.choice(len(_SIZES_OF_MENTION), shape, p=_SIZES_OF_MENTION)
     order = rng.permuted(np.broadcast_to(np.arange(len(_ATTRIBUTES)), (*shape, len(_ATTRIBUTES))), axis=-1)
     mentions = order < stated[..., None]
+    mentions[..., 0] |= rng.random(shape) < _NAMED
     dice = rng.integers(0, 2**16, (*shape, 11)).tolist()
     rows = zip(labels.tolist(), mentions.tolist(), dice, strict=True)
     texts = [[_say(row, *each) for each in zip(said, rolled, strict=True)] for row, said, rolled in rows]

@@ -156,7 +156,7 @@ def _descriptions(vocabulary: dict[str, list[str]]) -> list[Text]:
 
 
 def _scene_phrases(vocabulary: dict[str, list[str]]) -> list[Text]:
-    """One value by itself, then one value of a shape; those of two values are tagged with neither."""
+    """One value by itself, then one value of a shape; the latter are tagged with both, joined by "+"."""
     texts: list[Text] = []
     for attribute, values in vocabulary.items():
         for value in values:
@@ -165,7 +165,8 @@ def _scene_phrases(vocabulary: dict[str, list[str]]) -> list[Text]:
     for attribute in _PAIRED:
         for value in vocabulary.get(attribute, []):
             for shape in vocabulary.get("shape", []):
-                texts.append((_phrase({attribute: value, "shape": shape}), "", ""))
+                phrase = _phrase({attribute: value, "shape": shape})
+                texts.append((phrase, f"{attribute}+shape", f"{value}+{shape}"))
     return texts
 
 

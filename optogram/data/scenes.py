@@ -7,6 +7,7 @@ integer arithmetic, and only those float operations that IEEE 754 rounds exactly
 
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ SPLITS = ("train", "reference", "eval", "biased")
 BLOCK = 256
 """Images drawn from one random stream; a row never depends on how a range of rows is cut."""
 
-TIED: dict[str, str] = {"circle": "water", "ring": "sand"}
+TIED: dict[str, str] = {"circle": "water", "square": "sand"}
 """The planted spurious cue: the background that each shape of the pair is tied to, as strongly as `bias` says."""
 
 _NAMES = list(ATTRIBUTES)
@@ -39,31 +40,13 @@ _PAIR = np.array([_SHAPES.index(name) for name in TIED])
 _PAIR_GROUND = np.array([_BACKGROUNDS.index(name) for name in TIED.values()])
 
 _INK = np.array(
-    [
-        [214, 38, 40],
-        [40, 168, 52],
-        [44, 84, 228],
-        [248, 218, 44],
-        [146, 58, 200],
-        [252, 138, 10],
-        [246, 246, 246],
-        [26, 26, 28],
-    ],
+    (214, 38, 40, 40, 168, 52, 44, 84, 228, 248, 218, 44, 146, 58, 200, 252, 138, 10, 246, 246, 246, 26, 26, 28),
     np.float32,
-)
+).reshape(-1, 3)
 _INK_SECOND = np.array(
-    [
-        [250, 176, 170],
-        [8, 62, 20],
-        [170, 196, 255],
-        [128, 92, 0],
-        [232, 190, 252],
-        [126, 52, 0],
-        [128, 130, 140],
-        [142, 142, 148],
-    ],
+    (250, 176, 170, 8, 62, 20, 170, 196, 255, 128, 92, 0, 232, 190, 252, 126, 52, 0, 128, 130, 140, 142, 142, 148),
     np.float32,
-)
+).reshape(-1, 3)
 """What textures are drawn with: far in brightness from the ink, of its hue."""
 _OUTLINE = np.array([[18, 18, 18]] * 7 + [[236, 236, 236]], np.float32)
 """A thin rim, so that an object stands out on a background of its own colour."""
@@ -270,14 +253,15 @@ def _objects(
         steps = rng.integers(0, 2**16, (n, *shape)).astype(np.float32) / np.float32(2**16)
         return np.float32(low) + np.float32(high - low) * steps
 
-    radius = np.where(of["size"] == 1, np.float32(9), np.float32(7)) * spread(0.96, 1.02)
+    large = np.where(of["count"] == 2, np.float32(9), np.float32(10.6))  # three large ones just fit in a row
+    radius = np.where(of["size"] == 1, large, np.float32(7.5)) * spread(0.97, 1.02)
     centre = _layout(of["position"], of["count"], radius, spread) * scale
     turn = rng.integers(-9, 10, (n, 3))
     phase = spread(0, 6, 3, 2)
     tint = rng.integers(-10, 11, (n, 1, 3)).astype(np.float32)
     image, rank = np.nonzero(np.arange(3) <= of["count"][:, None])
 
-    side = math.ceil(24 * size / 64)
+    side = math.ceil(28 * size / 64)
     corner = np.clip(np.floor(centre).astype(np.int64) - side // 2 + 1, 0, size - side)[image, rank]
     steps = np.arange(side)
     dx = ((corner[:, :1] + steps).astype(np.float32) - centre[image, rank, :1])[:, None, :] / scale
@@ -322,7 +306,7 @@ def _layout(
     position: Int16[np.ndarray, " image"],
     count: Int16[np.ndarray, " image"],
     radius: Float32[np.ndarray, " image"],
-    spread,
+    spread: Callable[..., np.ndarray],
 ) -> Float32[np.ndarray, "image 3 2"]:
     """Centres (x, y) in a 64 x 64 frame: a column at the left or right, a row at the top or bottom, else a cluster."""
     middle = np.float32(31.5)
@@ -382,14 +366,7 @@ def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.abs(np.sqrt(u * u + v * v) - np.float32(0.66)) - np.float32(0.34)
 
 
-_DISTANCE = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
-    "star": _star,
-    "cross": _cross,
-    "ring": _ring,
-}
+_DISTANCE = dict(zip(_SHAPES, (_circle, _square, _triangle, _star, _cross, _ring), strict=True))
 
 
 # How much of the second ink is seen at a point of the object, in pixels of a 64 x 64 frame.
@@ -410,9 +387,4 @@ def _checkered(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return ((np.floor(u / np.float32(3)) + np.floor(v / np.float32(3))).astype(np.int16) & 1).astype(np.float32)
 
 
-_PATTERN = {
-    "plain": lambda u, v: np.zeros_like(u),
-    "striped": _striped,
-    "dotted": _dotted,
-    "checkered": _checkered,
-}
+_PATTERN = {"plain": lambda u, v: np.zeros_like(u), "striped": _striped, "dotted": _dotted, "checkered": _checkered}

@@ -56,10 +56,13 @@ class _Tally:
         self.task = task
         self.correct, self.margin = np.zeros((2, *shape, len(task.attributes)))
 
-    def add(self, at: tuple[int, ...], logits: Float[np.ndarray, "image class"], rows: slice) -> None:
+    def add(
+        self, at: tuple[int, ...], logits: Float[np.ndarray, "image class"], rows: slice
+    ) -> tuple[Float[np.ndarray, "image attribute"], Float[np.ndarray, "image attribute"]]:
         correct, margin = self.task.outcome(logits, rows)
         self.correct[at] += np.nansum(correct, 0, dtype=np.float64)
         self.margin[at] += np.nansum(margin, 0, dtype=np.float64)
+        return correct, margin
 
     def variables(self, *dims: str) -> xr.Dataset:
         result = self.task.baselines()
@@ -184,22 +187,32 @@ def ablate_heads(
     """Zero-shot accuracy with each single head mean-ablated in turn, for every attribute.
 
     Returns `accuracy`, `margin` and how far they fall, `accuracy_drop` and `margin_drop` (positive: the head helps),
-    all (layer, head, attribute); `base_accuracy`, `base_margin` and the baselines (attribute). Other arguments as
-    `ablate_components`; `layers` are labels, all by default.
+    with `accuracy_drop_error`, the standard error of that fall over the same images, all (layer, head, attribute);
+    `base_accuracy`, `base_margin`, `margin_spread` (standard deviation over images of the whole model's margin) and the
+    baselines (attribute). Other arguments as `ablate_components`; `layers` are labels, all by default.
     """
     task = ZeroShotTask.prepare(classifier, labels, value_name)
     weights = classifier["classifier"].values
     logits = HeadLogits.prepare(evaluated, reference, weights, layers)
     shape = logits.mean.shape[:2]
     base, tally = _Tally(task, 1), _Tally(task, *shape)
+    changed, squared = np.zeros((*shape, len(task.attributes))), np.zeros(len(task.attributes))
     for rows, a in logits.blocks():
         whole = evaluated["embedding"][rows].values @ weights.T
-        base.add((0,), whole, rows)
+        before, margin = base.add((0,), whole, rows)
+        squared += np.nansum(np.square(margin, dtype=np.float64), 0)
         for at in np.ndindex(shape):
-            tally.add(at, whole - logits.beyond_mean(a, *at), rows)
+            after, _ = tally.add(at, whole - logits.beyond_mean(a, *at), rows)
+            changed[at] += np.nansum(before != after, 0, where=~np.isnan(before))
     intact = base.variables("ablation").isel(ablation=0)
     result = tally.variables("layer", "head").assign_coords(logits.heads.coords)
     for name in ("accuracy", "margin"):
         result[f"base_{name}"] = intact[name]
         result[f"{name}_drop"] = (intact[name] - result[name]).transpose("layer", "head", "attribute")
-    return result
+    count = result["count"].where(result["count"] > 0)
+    # an answer that changes moves the accuracy of an image by one, up or down
+    variance = changed / count.values - result["accuracy_drop"] ** 2
+    return result.assign(
+        accuracy_drop_error=np.sqrt(variance.clip(min=0) / count),
+        margin_spread=np.sqrt((squared / count - intact["margin"] ** 2).clip(min=0)),
+    )

@@ -5,7 +5,7 @@ and it is checked against a measurement that knows nothing of texts: the attribu
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -32,7 +32,8 @@ class Agreement(NamedTuple):
 def named_roles(spans: xr.Dataset, text_attribute: Any) -> xr.Dataset:
     """The attribute that each head's picked texts are about, weighed by the variance that they explain.
 
-    spans: from `textspan_heads`. text_attribute: (text,) strings in the order of the pool, "" where a text names none.
+    spans: from `textspan_heads`. text_attribute: (text,) strings in the order of the pool: "colour"; "" where a text
+        names none; "colour+shape" where it names two, which then share its variance equally.
 
     Returns `score` (layer, head, attribute), the share of the head's whole variance along picks that name the
     attribute, and `named` (layer, head), the attribute with the largest score, the first in the alphabet among equals
@@ -47,12 +48,15 @@ def named_roles(spans: xr.Dataset, text_attribute: Any) -> xr.Dataset:
             f"picks go up to text {index.max()}, but only {len(names)} texts have an attribute.\n"
             "  Pass the attributes of the pool that the picks were made from."
         )
-    attributes = sorted(set(names.tolist()) - {""})
+    kinds = sorted(set(names.tolist()) - {""})
+    attributes = sorted({attribute for kind in kinds for attribute in kind.split("+")})
     if not attributes:
         raise DataError("no text of the pool names an attribute.\n  Give the pool an `attribute` for its texts.")
+    share = {kind: [(name in kind.split("+")) / len(kind.split("+")) for name in attributes] for kind in kinds}
+    share[""] = [0.0] * len(attributes)
     of_pick = np.where(index >= 0, names[index], "")
-    about = of_pick[..., None] == np.array(attributes)
-    explained = np.where(about, variance[..., None], 0.0).sum(2)
+    about = np.array([share[kind] for kind in of_pick.ravel()]).reshape(*of_pick.shape, len(attributes))
+    explained = (about * variance[..., None]).sum(2)
     total = spans["total_variance"].values[..., None]
     score = np.divide(explained, total, out=np.zeros_like(explained), where=total > 0)
     named = np.where(score.max(-1) > 0, np.array(attributes)[score.argmax(-1)], "")
@@ -62,17 +66,36 @@ def named_roles(spans: xr.Dataset, text_attribute: Any) -> xr.Dataset:
     )
 
 
-def measured_roles(ablated: xr.Dataset) -> xr.DataArray:
-    """The attribute whose zero-shot accuracy falls most when a head is mean-ablated, (layer, head) strings.
+def measured_roles(
+    ablated: xr.Dataset, *, by: Literal["accuracy", "margin"] = "accuracy", errors: float = 0.0
+) -> xr.DataArray:
+    """The attribute that suffers most when a head is mean-ablated, (layer, head) strings, "" where none suffers.
 
-    ablated: from `optogram.methods.ablation.ablate_heads`. Equal falls go to the larger fall of the margin. "" where
-    nothing falls: no attribute's accuracy does and, among those whose accuracy stays, no margin.
+    ablated: from `optogram.methods.ablation.ablate_heads`.
+    by: "accuracy", the attribute whose zero-shot accuracy falls most, equal falls going to the larger fall of the
+        margin; or "margin", the one whose mean margin falls most in units of its spread over images. Accuracy hardly
+        moves where other heads know the attribute too (it stays near 1), and then noise in the hard attributes wins;
+        the margin sees what the head adds all the same.
+    errors: a fall of the accuracy counts only above so many of its standard errors; 0 takes any, and, where no
+        accuracy moves at all, a fall of the margin.
+
+    Raises ParamError for another `by`.
     """
     accuracy = np.nan_to_num(ablated["accuracy_drop"].values, nan=-np.inf).round(12)
     margin = np.nan_to_num(ablated["margin_drop"].values, nan=-np.inf)
-    most = accuracy.max(-1, keepdims=True)
-    tied = np.where(accuracy == most, margin, -np.inf)
-    falls = (most[..., 0] > 0) | ((most[..., 0] == 0) & (tied.max(-1) > 0))
+    if by == "accuracy":
+        most = accuracy.max(-1, keepdims=True)
+        tied = np.where(accuracy == most, margin, -np.inf)
+        falls = (most[..., 0] > 0) | ((most[..., 0] == 0) & (tied.max(-1) > 0))
+        if errors > 0:
+            error = np.nan_to_num(ablated["accuracy_drop_error"].values)
+            falls &= most[..., 0] > errors * np.take_along_axis(error, tied.argmax(-1)[..., None], -1)[..., 0]
+    elif by == "margin":
+        spread = ablated["margin_spread"].values
+        tied = np.divide(margin, spread, out=np.full_like(margin, -np.inf), where=spread > 0)
+        falls = tied.max(-1) > 0
+    else:
+        raise ParamError(f"by = {by!r}; expected 'accuracy' or 'margin'.")
     role = np.where(falls, ablated["attribute"].values.astype(str)[tied.argmax(-1)], "")
     return xr.DataArray(role, {name: ablated[name] for name in ("layer", "head")}, ("layer", "head"), "measured")
 

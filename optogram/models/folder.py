@@ -226,7 +226,7 @@ def encode_images(
 def _build(architecture: dict[str, Any], seed: int) -> CLIP:
     # open_clip initialises from the global generator: lend it a seeded one, and give the old state back.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         try:
             return CLIP(**architecture)
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:

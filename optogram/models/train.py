@@ -56,8 +56,7 @@ def train_clip(
     clip = build_clip(architecture, seed=seed, spec=spec)
     where = pick_device(device)
     model = clip.model.to(where).train()
-    with torch.no_grad():
-        model.visual.positional_embedding[1:] = _places(*model.visual.grid_size, model.visual.conv1.out_channels)
+    _set_places(model)
     pixels = clip.preprocess.fit(np.asarray(images["pixels"].values))
     label = torch.from_numpy(np.asarray(images["label"].values)).to(where)
     mentions = torch.from_numpy(np.asarray(images["mentions"].values)).to(where)
@@ -76,7 +75,7 @@ def train_clip(
     tell(done * steps * batch, epochs * steps * batch, math.nan)
     with _deterministic(), _written_out_attention(model):
         for epoch in range(done, epochs):
-            order, variant = _order(*text_of.shape, texts_per_image, seed, epoch)
+            order, variant = _order(len(pixels), text_of.shape[1], texts_per_image, seed, epoch)
             for step in range(steps):
                 at = epoch * steps + step
                 for group in (group for optimizer in optimizers for group in optimizer.param_groups):
@@ -137,10 +136,12 @@ def _step(
 
 def _encode_text(model: CLIP, read: Int64[Tensor, "text token"]) -> Float[Tensor, "text embed"]:
     """`model.encode_text` less the padding behind the longest text: attention is causal, so the result is the same."""
-    read = read[:, : int((read != 0).sum(1).max())]
-    x = model.token_embedding(read) + model.positional_embedding[: read.shape[1]]
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[: read.shape[1], : read.shape[1]]))
-    return x[torch.arange(len(x)), read.argmax(1)] @ model.text_projection
+    tower: Any = model
+    length = int((read != 0).sum(1).max())
+    read = read[:, :length]
+    x = tower.token_embedding(read) + tower.positional_embedding[:length]
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+    return x[torch.arange(len(x)), read.argmax(1)] @ tower.text_projection
 
 
 @contextmanager
@@ -178,17 +179,20 @@ def _order(images: int, variants: int, texts: int, seed: int, epoch: int) -> tup
     return order, torch.rand(images, variants, generator=draw).argsort(1)[:, :texts]
 
 
-def _places(rows: int, columns: int, width: int) -> Float32[Tensor, "token width"]:
-    """Waves over the grid of patches, as the position embedding to start from (Beyer et al. 2022, section 2).
+def _set_places(model: CLIP) -> None:
+    """Let the position embedding of the patches start from waves over their grid (Beyer et al. 2022, section 2).
 
     open_clip starts from noise a tenth as strong as what a patch holds: in a short run, places are never learned.
     """
-    waves = width // 4
+    visual: Any = model.visual
+    rows, columns = visual.grid_size
+    place: Tensor = visual.positional_embedding
+    waves = place.shape[1] // 4
     rate = 2 * math.pi / torch.logspace(math.log2(4), math.log2(64), waves, base=2)
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     angles = torch.cat([y.reshape(-1, 1) * rate, x.reshape(-1, 1) * rate], 1)
-    places = torch.cat([angles.sin(), angles.cos()], 1)
-    return torch.nn.functional.pad(places, (0, width - 4 * waves)) * 0.7
+    with torch.no_grad():
+        place[1:, : 4 * waves] = 0.7 * torch.cat([angles.sin(), angles.cos()], 1)
 
 
 def _optimizers(model: CLIP, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:
@@ -220,7 +224,7 @@ def _deterministic() -> Iterator[None]:
     fill = settings.fill_uninitialized_memory
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    settings.fill_uninitialized_memory = False  # costs a fifth of the time, and finds nothing here
+    settings.fill_uninitialized_memory = False  # it only helps to find reads of what was never written
     try:
         yield
     finally:
@@ -235,7 +239,7 @@ def _save(
         return
     scratch.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
-    name_of = {w: name for name, w in model.named_parameters()}
+    name_of: dict[Any, str] = {w: name for name, w in model.named_parameters()}
     for w, state in (item for optimizer in optimizers for item in optimizer.state.items()):
         tensors |= {f"{key}.{name_of[w]}": value.detach().cpu().contiguous() for key, value in state.items()}
     part = scratch / f"{_CHECKPOINT}.part"

@@ -19,7 +19,7 @@ VALUES = 40
 """Values of an attribute on a plot, at most: photographs may have a thousand classes."""
 BAD_FILES = 50
 ABLATED = {
-    "base": "none",
+    "base": "nothing ablated",
     "chosen": "heads named after the cue",
     "random best": "random heads, best draw",
     "random mean": "random heads, mean",
@@ -27,13 +27,13 @@ ABLATED = {
     "same size mean": "as many random, mean",
 }
 METHODS = {
-    "ours": "Ours",
+    "decomposition": "Ours",
     "raw_attention": "Raw attention",
     "rollout": "Rollout",
-    "gradcam": "GradCAM",
+    "grad_cam": "GradCAM",
     "chefer": "Chefer et al.",
 }
-METRICS = {"pixel_accuracy": "pixel accuracy", "miou": "mIoU", "map": "mAP"}
+METRICS = {"pixel_accuracy": "pixel accuracy", "miou": "mIoU", "map": "mAP", "map_foreground": "mAP, foreground"}
 
 
 def images(context: Context) -> Panel:
@@ -124,7 +124,7 @@ def segmentation(context: Context, model: Model) -> Panel:
     metrics = [METRICS.get(m, words(m)) for m in labels(found, "metric")]
     shown = [METHODS.get(m, words(m)) for m in methods]
     score = found["score"].transpose("method", "metric").values.astype(np.float64)
-    shades = ["--s0", "--s2", "--s3", "--s3", "--s4"]
+    shades = ["--s0" if m == "decomposition" else f"--s{2 + k % 3}" for k, m in enumerate(methods)]
     figure = figures.grouped_bars(metrics, shown, score, shades=shades, patterns=["", "", "/", "x", "."])
     label = "Segmentation scores by method"
     panel.plots.append(Plot(f"segmentation-{model.slug}", label, [("", figure)], 320))

@@ -66,9 +66,6 @@ def accuracy_bars(
         "width": 0.62,
         "name": "accuracy",
         "showlegend": False,
-        "text": [f"{100 * v:.1f}%" for v in accuracy],
-        "textposition": "auto",
-        "cliponaxis": False,
         "hovertemplate": "%{customdata[0]}<br>accuracy %{x:.1%}<br>chance %{customdata[1]:.1%}<extra></extra>",
     }
     marks = {
@@ -81,8 +78,19 @@ def accuracy_bars(
         "marker": {"symbol": "line-ns", "size": 24, "line": {"width": 2.5, "color": "var(--ink)"}},
         "hovertemplate": "%{customdata}<br>chance %{x:.1%}<extra></extra>",
     }
-    layout = {"yaxis": ticks(names, autorange="reversed", showgrid=False), "xaxis": {**SHARE, "range": [0, 1.03]}}
-    return {"data": [bars, marks], "layout": layout}
+    figures = {
+        "type": "scatter",
+        "mode": "text",
+        "y": at,
+        "x": [1.1] * len(names),
+        "text": [f"{100 * v:.1f}%" for v in accuracy],
+        "textposition": "middle left",
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    axis = {**SHARE, "range": [0, 1.1], "tickvals": [0, 0.25, 0.5, 0.75, 1]}
+    layout = {"yaxis": ticks(names, autorange="reversed", showgrid=False), "xaxis": axis}
+    return {"data": [bars, marks, figures], "layout": layout}
 
 
 def grouped_bars(
@@ -222,7 +230,8 @@ def drop_map(
         "customdata": [
             [[head, plot_text(name), link] for head, link in zip(heads, links, strict=True)] for name in names
         ],
-        "hovertemplate": "%{customdata[0]} · %{customdata[1]}<br>accuracy falls by %{z:.1f} points<extra></extra>",
+        "text": [[f"{'rises' if v < 0 else 'falls'} by {100 * abs(v):.1f} points" for v in row] for row in drop.T],
+        "hovertemplate": "%{customdata[0]} · %{customdata[1]}<br>accuracy %{text}<extra></extra>",
         "colorbar": {"title": {"text": "points", "side": "right"}, "thickness": 10, "outlinewidth": 0},
     }
     lines = [

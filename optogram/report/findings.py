@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -28,6 +29,7 @@ class Head:
     named: str = ""
     share: float = 0.0
     measured: str = ""
+    by_margin: str = ""
     drop: float = 0.0
     variance: float = 0.0
     texts: tuple[str, ...] = ()
@@ -151,7 +153,7 @@ def place(dataset: xr.Dataset, layer: int, head: int) -> dict[str, int] | None:
     return {"layer": layers.index(layer), "head": heads.index(head)}
 
 
-def _role(roles: xr.Dataset, layer: int, head: int) -> dict[str, object]:
+def _role(roles: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
     at = place(roles, layer, head)
     if at is None:
         return {}
@@ -161,5 +163,6 @@ def _role(roles: xr.Dataset, layer: int, head: int) -> dict[str, object]:
         "named": named,
         "share": float(here["name_score"].values[names.index(named)]) if named in names else 0.0,
         "measured": measured,
+        "by_margin": str(here["measured_by_margin"].item()),
         "drop": float(here["accuracy_drop"].values[names.index(measured)]) if measured in names else 0.0,
     }

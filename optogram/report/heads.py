@@ -23,9 +23,8 @@ class Row:
 
     rank: int
     text: str
-    attribute: str
-    value: str
-    colour: str
+    chips: list[tuple[str, str]]
+    fill: str
     start: float
     width: float
     share: str
@@ -66,7 +65,13 @@ def _facts(model: Model, head: Head) -> list[tuple[str, str, str]]:
     elif model.part("roles") is not None:
         facts.append(("Named by its texts", "nothing", "no description names an attribute"))
     if head.measured:
-        facts.append(("Measured by ablation", head.measured, f"{points(-head.drop)} points without this head"))
+        facts.append(
+            (
+                "Measured by ablation",
+                head.measured,
+                f"{points(-head.drop)} points without it; by margin {head.by_margin or 'nothing'}",
+            )
+        )
     facts.append(("Variance of what it writes", number(head.variance), variance))
     return facts
 
@@ -90,14 +95,14 @@ def _pools(context: Context, model: Model, head: Head) -> list[dict[str, Any]]:
         for step, text in enumerate(texts.tolist()):
             if not text:  # the pool was exhausted
                 break
+            chips = _chips(context, str(attributes[step]), str(values[step]))
             images = [] if p or roles is None or top is None else _top(context, roles.isel(top), step)
             rows.append(
                 Row(
                     step + 1,
                     text,
-                    str(attributes[step]),
-                    str(values[step]),
-                    context.findings.colour(str(attributes[step])),
+                    chips,
+                    _fill([colour for _, colour in chips]),
                     round(100 * float(ends[step] - share[step]), 2),
                     round(100 * float(share[step]), 2),
                     percent(float(share[step])),
@@ -107,6 +112,22 @@ def _pools(context: Context, model: Model, head: Head) -> list[dict[str, Any]]:
             )
         pools.append({"name": pool, "rows": rows, "total": percent(float(ends[-1]))})
     return pools
+
+
+def _chips(context: Context, attribute: str, value: str) -> list[tuple[str, str]]:
+    """What a description names, with its colour: one attribute and value, or several joined by "+"."""
+    pairs = list(zip(attribute.split("+"), value.split("+"), strict=False))
+    if attribute in context.findings.attributes or not all(a in context.findings.attributes for a, _ in pairs):
+        pairs = [(attribute, value)] if attribute else []
+    return [(f"{a} {v}".strip(), context.findings.colour(a)) for a, v in pairs]
+
+
+def _fill(colours: list[str]) -> str:
+    """The CSS background of a bar that belongs to these colours in equal parts."""
+    if len(colours) < 2:
+        return f"var({colours[0] if colours else '--none'})"
+    ends = [f"var({c}) {100 * k // len(colours)}% {100 * (k + 1) // len(colours)}%" for k, c in enumerate(colours)]
+    return f"linear-gradient({', '.join(ends)})"
 
 
 def _top(context: Context, roles: Any, step: int) -> list[Scored]:

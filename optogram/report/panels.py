@@ -93,5 +93,6 @@ def percent_table(
     """A table of shares; `bold` marks the largest of each column."""
     rows = [[name, *(percent(v) for v in row)] for name, row in zip(names, values.tolist(), strict=True)]
     shown = np.round(values, 3)
-    best = {(int(r), int(c)) for r, c in np.argwhere(shown == shown.max(axis=0))} if bold else set()
+    largest = (shown == shown.max(axis=0)) & (shown > shown.min(axis=0))
+    best = {(int(r), int(c)) for r, c in np.argwhere(largest)} if bold else set()
     return Table([corner, *columns], rows, caption, frozenset(best))

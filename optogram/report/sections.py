@@ -140,7 +140,7 @@ def textspan(context: Context, model: Model) -> Panel:
     values = context.by_attribute(found, "accuracy", "pool", "size")
     lines = {
         "unaltered model": context.by_attribute(found, "base_accuracy"),
-        "without these heads": context.by_attribute(found, "ablated_accuracy"),
+        "all mean-ablated": context.by_attribute(found, "ablated_accuracy"),
         "chance": context.by_attribute(found, "chance"),
     }
     shown = [(name, values[..., k], {line: at[k] for line, at in lines.items()}) for k, name in enumerate(names)]
@@ -176,29 +176,29 @@ def roles(context: Context, model: Model) -> Panel:
     if "agreement" not in found.attrs:
         panel.skipped = str(found.attrs.get("truth_skipped") or "The roles were not checked against ablation.")
         return panel
-    agreement, chance, p = (float(found.attrs[name]) for name in ("agreement", "chance", "p_value"))
-    compared = int(found.attrs["heads"])
     names = context.attributes(found)
-    sides = [strings(found[v]).ravel() for v in ("named", "measured")]
-    counts = np.array([[int(((sides[0] == n) & (sides[1] == m)).sum()) for m in names] for n in names])
-    panel.extra = {
-        "tiles": [
-            ("agreement", percent(agreement), f"of {compared} heads"),
-            ("expected by chance", percent(chance), "names shuffled over heads"),
-            ("permutation test", p_value(p), "chance that shuffled names agree as much"),
-        ]
-    }
-    total = len(sides[0])
-    left = (
-        f" {total - compared} of {total} heads lack a name or a measured attribute and are left out."
-        if compared < total
-        else ""
+    named = strings(found["named"]).ravel()
+    options, tiles = [], []
+    for name, suffix in (("accuracy", ""), ("margin", "_by_margin")):
+        value, chance, p = (float(found.attrs[key + suffix]) for key in ("agreement", "chance", "p_value"))
+        compared = int(found.attrs[f"heads{suffix}"])
+        beside = f"of {compared} of {len(named)} heads; by chance {percent(chance)}, {p_value(p)}"
+        tiles.append((f"Names agree with what {name} says", percent(value), beside))
+        measured = strings(found[f"measured{suffix}"]).ravel()
+        counts = np.array([[int(((named == n) & (measured == m)).sum()) for m in names] for n in names])
+        options.append((name, figures.confusion(names, counts)))
+        rows = [[n, *(str(v) if v else "·" for v in row)] for n, row in zip(names, counts.tolist(), strict=True)]
+        panel.folded.append(
+            Table(["named", *names], rows, f"Heads by named attribute, and by the one that {name} says")
+        )
+    panel.extra = {"tiles": tiles}
+    panel.says = (
+        "By accuracy: the attribute whose accuracy falls most. By margin: the one whose mean logit margin falls most, "
+        "for its spread, which also sees a head whose work others can do. Heads without a name, or that hurt nothing, "
+        "are left out. Boxed cells agree."
     )
-    panel.says = f"Boxed cells are heads whose name agrees with what their ablation does.{left}"
     height, width = 110 + 42 * len(names), 180 + 72 * len(names)
     label = "Number of heads by named and measured attribute"
-    plot = Plot(f"roles-{model.slug}", label, [("", figures.confusion(names, counts))], height, width // 2, width)
+    plot = Plot(f"roles-{model.slug}", label, options, height, 130 + 48 * len(names), width, "Measured by")
     panel.plots.append(plot)
-    rows = [[n, *(str(v) if v else "·" for v in row)] for n, row in zip(names, counts.tolist(), strict=True)]
-    panel.folded.append(Table(["named, measured", *names], rows, "Heads by the attribute they are named and measured"))
     return panel

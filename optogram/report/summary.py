@@ -33,7 +33,7 @@ def run_facts(findings: Findings) -> list[tuple[str, str]]:
     pools: dict[str, int] = {}
     for model in findings.models:
         for kind, dataset in model.parts.items():
-            if kind.startswith("embeddings/") and "text" in dataset.sizes:
+            if kind.startswith("embeddings/") and kind != "embeddings/zeroshot" and "text" in dataset.sizes:
                 pools.setdefault(kind.removeprefix("embeddings/"), dataset.sizes["text"])
     if pools:
         facts.append(("Texts", ", ".join(f"{pool} {count(n)}" for pool, n in pools.items())))
@@ -88,6 +88,8 @@ def _roles(context: Context, model: Model) -> Tile | None:
         return None
     chance, p = float(found.attrs["chance"]), float(found.attrs["p_value"])
     beside = f"of {int(found.attrs['heads'])} heads; by chance {percent(chance, 0)}, {p_value(p)}"
+    if "agreement_by_margin" in found.attrs:
+        beside += f"; by margin {percent(float(found.attrs['agreement_by_margin']), 0)}"
     return Tile("Named role is the measured one", percent(float(found.attrs["agreement"]), 0), beside, "roles")
 
 
@@ -106,10 +108,10 @@ def _segmentation(context: Context, model: Model) -> Tile | None:
         return None
     methods = labels(found, "method")
     score = found["score"].sel(metric="miou").values
-    others = [k for k, name in enumerate(methods) if name != "ours"]
+    others = [k for k, name in enumerate(methods) if name != "decomposition"]
     best = max(others, key=lambda k: score[k])
     other = METHODS.get(methods[best], methods[best])
-    value = percent(float(score[methods.index("ours")]))
+    value = percent(float(score[methods.index("decomposition")]))
     return Tile(
         "Segmentation mIoU", value, f"best other {percent(float(np.max(score[others])))} ({other})", "segmentation"
     )

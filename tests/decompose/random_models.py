@@ -11,15 +11,20 @@ TEXT = CLIPTextCfg(context_length=8, vocab_size=50, width=32, heads=2, layers=1)
 def demo_clip(**vision) -> CLIP:
     """The demo zoo's ViT, or a variation of it."""
     options = {"layers": 5, "width": 128, "head_width": 16, "patch_size": 8, "image_size": 64} | vision
-    return scramble(CLIP(128, CLIPVisionCfg(**options), TEXT))
+    return _build(128, CLIPVisionCfg(**options))
 
 
 def named_clip(name: str) -> CLIP:
     """An open_clip model by name, with a small text tower to save time."""
     config = open_clip.get_model_config(name)
     assert config is not None
-    vision = CLIPVisionCfg(**config["vision_cfg"])
-    return scramble(CLIP(config["embed_dim"], vision, TEXT, quick_gelu=config.get("quick_gelu", False)))
+    return _build(config["embed_dim"], CLIPVisionCfg(**config["vision_cfg"]), config.get("quick_gelu", False))
+
+
+def _build(embed: int, vision: CLIPVisionCfg, quick_gelu: bool = False) -> CLIP:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return scramble(CLIP(embed, vision, TEXT, quick_gelu=quick_gelu))
 
 
 def scramble(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -1,5 +1,6 @@
 """The decomposition: exact sums on every supported architecture, the literal equations, refusals, no traces left."""
 
+import copy
 import importlib
 import subprocess
 import sys
@@ -169,7 +170,7 @@ def test_batches_and_tokens_change_nothing(demo):
 
 def test_tower_alone_and_half_precision(demo, images):
     assert contributions(demo.visual, images).identical(contributions(demo, images))
-    half = demo_clip()
+    half = copy.deepcopy(demo)
     half.visual.to(torch.bfloat16)
     ds = contributions(half, images)
     assert ds.z.dtype == np.float32

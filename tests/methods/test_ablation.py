@@ -7,7 +7,7 @@ from synthetic_contributions import expand, synthetic
 
 from optogram.errors import ParamError
 from optogram.methods.ablation import ablate_components, ablate_heads, ablate_layers, mean_ablate
-from optogram.metrics.classification import score
+from optogram.metrics.classification import ZeroShotTask, score
 
 EMBED = 16
 
@@ -114,6 +114,19 @@ def test_every_head_alone(sets, blocks):
             np.testing.assert_allclose(here.accuracy, expected.accuracy)
             np.testing.assert_allclose(here.margin_drop, base.margin - expected.margin, atol=1e-4)
             np.testing.assert_allclose(here.accuracy_drop, base.accuracy - expected.accuracy, atol=1e-12)
+
+
+def test_the_error_of_a_fall_is_over_the_same_images():
+    ds = synthetic(6, images=50)
+    classifier, labels, names = question(50)
+    ours = ablate_heads(ds, None, classifier, labels, names)
+    task = ZeroShotTask.prepare(classifier, labels, names)
+    before, margin = task.outcome(ds.embedding.values @ classifier.classifier.values.T)
+    np.testing.assert_allclose(ours.margin_spread, np.nanstd(margin, 0), rtol=1e-5)
+    after, _ = task.outcome(literal(ds, ds, [(1, 1)]) @ classifier.classifier.values.T)
+    fall = before - after
+    expected = np.nanstd(fall, 0) / np.sqrt((~np.isnan(fall)).sum(0))
+    np.testing.assert_allclose(ours.accuracy_drop_error.sel(layer=1, head=1), expected, rtol=1e-5)
 
 
 def test_errors_name_what_is_wrong():

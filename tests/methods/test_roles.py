@@ -53,6 +53,24 @@ def test_the_measured_role_falls_most_and_ties_go_to_the_margin():
     assert measured_roles(ablated).values.tolist() == [["colour", "shape", "", "", "shape"]]
 
 
+def test_small_falls_may_be_left_out_and_the_margin_may_decide():
+    dims = ("layer", "head", "attribute")
+    ablated = xr.Dataset(
+        {
+            "accuracy_drop": (dims, np.array([[[0.01, 0.0], [0.1, 0.01]]])),
+            "accuracy_drop_error": (dims, np.array([[[0.01, 0.001], [0.01, 0.02]]])),
+            "margin_drop": (dims, np.array([[[0.1, 0.5], [-1.0, -0.1]]])),
+            "margin_spread": ("attribute", np.array([0.1, 5.0])),
+        },
+        {"layer": [3], "head": [0, 1], "attribute": ["colour", "shape"]},
+    )
+    assert measured_roles(ablated).values.tolist() == [["colour", "colour"]]
+    assert measured_roles(ablated, errors=2).values.tolist() == [["", "colour"]]
+    assert measured_roles(ablated, by="margin").values.tolist() == [["colour", ""]]
+    with pytest.raises(ParamError, match="by = 'loss'"):
+        measured_roles(ablated, by="loss")
+
+
 def labelled(values):
     return xr.DataArray([values], {"layer": [0], "head": np.arange(len(values))}, ("layer", "head"))
 

@@ -134,6 +134,7 @@ def _findings(rng, values, ids):
             "named": (per_head, named),
             "name_score": ((*per_head, "attribute"), score.astype(np.float32)),
             "measured": (per_head, np.array(names)[measured]),
+            "measured_by_margin": (per_head, np.array(names)[role]),
             "accuracy_drop": ((*per_head, "attribute"), drop.astype(np.float32)),
             "top_image": ((*per_head, "step", "k"), pick(LAYERS, HEADS, STEPS, 8)),
             "top_score": ((*per_head, "step", "k"), falling(LAYERS, HEADS, STEPS, 8)),
@@ -141,7 +142,8 @@ def _findings(rng, values, ids):
             "neighbour_score": ((*per_head, "query", "near"), falling(LAYERS, HEADS, 6, 6)),
         },
         {"query": ids[:6], "attribute": names, **places},
-        {"agreement": 0.47, "chance": 0.19, "p_value": 0.0004, "heads": LAYERS * HEADS - 1},
+        {"agreement": 0.47, "chance": 0.19, "p_value": 0.0004, "heads": LAYERS * HEADS - 1}
+        | {"agreement_by_margin": 0.97, "chance_by_margin": 0.2, "p_value_by_margin": 0.0001, "heads_by_margin": 31},
     )
     groups = ["circle on water", "circle on sand", "ring on water", "ring on sand"]
     trials = ["base", "chosen", "random best", "random mean", "same size best", "same size mean"]
@@ -158,7 +160,10 @@ def _findings(rng, values, ids):
         {"ablation": trials, "group": groups},
         {"attribute": "background"},
     )
-    methods, metrics = ["ours", "raw_attention", "rollout", "gradcam", "chefer"], ["pixel_accuracy", "miou", "map"]
+    methods, metrics = (
+        ["decomposition", "raw_attention", "rollout", "grad_cam", "chefer"],
+        ["pixel_accuracy", "miou", "map"],
+    )
     segmentation = xr.Dataset(
         {
             "score": (("method", "metric"), rng.uniform(0.4, 0.9, (5, 3)).astype(np.float32)),

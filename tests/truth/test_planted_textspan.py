@@ -58,8 +58,8 @@ def planted_model(seed=0, images=1500, head_dim=6, embed=24):
             "mean": (("image",), np.zeros(images, np.float32)),
             "bias": (("layer", "embed"), np.zeros((2, embed), np.float32)),
             "gain": (("embed",), np.zeros(embed, np.float32)),
-            "offset": (("embed",), np.ones(embed, np.float32)),
-            "embedding": (("image", "embed"), total + 1),
+            "offset": (("embed",), np.full(embed, 0.05, np.float32)),
+            "embedding": (("image", "embed"), total + 0.05),
         },
         {"layer": [0, 1], "head": [0, 1]},
     )
@@ -87,10 +87,12 @@ def test_a_head_that_writes_an_attribute_is_named_after_it_and_carries_its_accur
     ds, texts, attribute, classifier, labels, names, places = planted_model(seed)
     spans = textspan_heads(ds, texts, 3)
     named = named_roles(spans, attribute)
-    measured = measured_roles(ablate_heads(ds, None, classifier, labels, names))
+    ablated = ablate_heads(ds, None, classifier, labels, names)
+    measured = measured_roles(ablated, errors=2)
     for name, (layer, head) in places.items():
         assert named.named.sel(layer=layer, head=head) == name
         assert measured.sel(layer=layer, head=head) == name
+        assert measured_roles(ablated, by="margin").sel(layer=layer, head=head) == name
         assert float(named.score.sel(layer=layer, head=head, attribute=name)) > 0.6
     planted = xr.DataArray(
         [["", "count"], ["colour", "shape"]], {"layer": [0, 1], "head": [0, 1]}, ("layer", "head"), "planted"

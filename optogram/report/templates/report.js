@@ -23,7 +23,7 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       margin: { l: 8, r: 8, t: 8, b: 8 },
       legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" },
-      hoverlabel: { bgcolor: css("--surface"), bordercolor: css("--muted"), font: { color: css("--ink"), size: 13 }, align: "left" },
+      hoverlabel: { bgcolor: css("--surface"), bordercolor: css("--muted"), font: { family: getComputedStyle(document.body).fontFamily, color: css("--ink"), size: 13 }, align: "left" },
       dragmode: touch ? false : "zoom",
       modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: css("--ink") },
       ...theme,
@@ -121,7 +121,7 @@
 
   // Arrow keys go through the heads.
   document.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || closer.open || event.target.closest("select, input")) return;
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || closer.open || event.target.closest?.("select, input")) return;
     const rel = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
     const link = rel && document.querySelector(`a[rel=${rel}]`);
     if (link) location.href = link.href;
