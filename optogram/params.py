@@ -330,8 +330,9 @@ def _commented(section: Section) -> CommentedMap:
 
 
 def _flow(section: Section) -> CommentedMap:
-    """A section as a plain mapping, on one line where it is short."""
+    """A section as a plain mapping, on one line where it is a few numbers."""
     mapping = CommentedMap(section.model_dump())
-    if len(mapping) <= 4:
+    # never texts: ruamel writes `{spec: open_clip:x}`, which it then refuses to read
+    if len(mapping) <= 4 and not any(isinstance(value, str) for value in mapping.values()):
         mapping.fa.set_flow_style()
     return mapping

@@ -1,6 +1,9 @@
 """Stage photos: read one split of a folder, zip or dataset of photographs, shard by shard."""
 
+import json
 from collections.abc import Sequence
+
+import xarray as xr
 
 from optogram.data.photos import Photos
 from stages.doorway import Doorway, run
@@ -22,7 +25,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         reference_share=photos.reference_share,
         limit=photos.splits[door.args.split].limit,
     )
-    door.write_shards(source.read, f"Photographs, split {door.args.split}", total=len(source), shard=photos.shard)
+    bad_files = json.dumps(source.bad_files)
+
+    def compute(start: int, stop: int) -> xr.Dataset:
+        return source.read(start, stop).assign_attrs(bad_files=bad_files)
+
+    door.write_shards(compute, f"Photographs, split {door.args.split}", total=len(source), shard=photos.shard)
 
 
 if __name__ == "__main__":

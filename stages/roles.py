@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from optogram.errors import DataError
 from optogram.methods.ablation import ablate_heads
 from optogram.methods.roles import agreement, measured_roles, named_roles, neighbours, top_images
 from stages.doorway import Doorway, run

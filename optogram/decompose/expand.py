@@ -90,6 +90,6 @@ def _checked(ds: xr.Dataset) -> tuple[int, int]:
     if partial:
         raise ShapeError(
             f"the dataset holds only some of the model's layers or heads ({layers} layers, {count} heads). "
-            "Expand first and select afterwards: heads(ds).sel(layer=…, head=…) computes only what is selected."
+            "Expand first and select afterwards: heads(ds).sel(layer=…, head=…) computes no other layer."
         )
     return layers, count

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Float32
 
 from optogram.errors import DataError, ShapeError
 
@@ -93,7 +93,7 @@ def segmentation_scores(heatmaps: Any, masks: Any) -> SegmentationScores:
 
 def average_precision(
     scores: Float32[np.ndarray, "image pixel"], truth: Bool[np.ndarray, "image pixel"]
-) -> Float32[np.ndarray, " image"]:
+) -> Float[np.ndarray, " image"]:
     """Average precision of each row of scores, which lie in 0 to 1; nan for a row that holds no True."""
     # The bits of floats of one sign sort as integers do, and those in 0 to 1 leave the top bit free for the label:
     # one sort of integers puts scores and labels in order (several times faster than an argsort and two gathers).

@@ -91,9 +91,12 @@ def test_reads_only_what_is_asked_for(ds, expected):
     assert sorted(recorder.read) == [1, 4]
 
 
-def test_blocks_are_bounded(ds, monkeypatch):
+def test_blocks_are_bounded(ds, expected, here, monkeypatch):
     monkeypatch.setattr("optogram.decompose.expand.BLOCK_BYTES", 3 * 4 * ds.sizes["head"] * ds.sizes["embed"])
     assert heads(ds).chunks[:2] == ((3, 3), (1,) * 5)
+    encoding = {"z": {"chunks": (2, 5, 8, 16), "shards": (4, 5, 8, 16)}}
+    ds.drop_vars("image").to_zarr("store", zarr_format=3, consolidated=False, encoding=encoding)
+    assert close(heads(xr.open_zarr("store", consolidated=False, chunks=None)), expected)
 
 
 def test_refuses_parts_of_a_model(ds):

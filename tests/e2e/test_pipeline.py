@@ -18,6 +18,7 @@ SETTINGS = [
     "scenes.splits.eval.count=96",
     "scenes.splits.biased.count=64",
     "train_clip.models.smoke.epochs=1",
+    "train_clip.models.smoke.batch=16",
     "segmentation.images=16",
 ]
 AFTER_TEXTSPAN = {"textspan@smoke", "roles@smoke", "spurious@smoke", "joint@smoke", "report"}

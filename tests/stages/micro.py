@@ -1,0 +1,51 @@
+"""How the stages are run at micro size, from dvc.yaml itself."""
+
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = [
+    "scenes.splits.train.count=96",
+    "scenes.splits.reference.count=80",
+    "scenes.splits.eval.count=80",
+    "scenes.splits.biased.count=64",
+    "scenes.shard=32",
+    "texts.words=40",
+    "texts.random=40",
+    "train_clip.models.smoke.epochs=1",
+    "train_clip.models.smoke.batch=16",
+    "contributions.shard=32",
+    "segmentation.images=24",
+]
+PIPELINE = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+# Each stage at one instance; stages that a scenes run does not have are tested on their own.
+INSTANCES = {
+    "scenes": [{"key": key} for key in ("train", "reference", "eval", "biased")],
+    "texts": [{"item": item} for item in ("descriptions", "words", "class", "random")],
+    "train_clip": [{"key": "smoke"}],
+    "embed_texts": [{"item": "smoke"}],
+    "contributions": [{"item.model": "smoke", "item.split": split} for split in ("reference", "eval", "biased")],
+    **{name: [{"item": "smoke"}] for name in ("ablation", "textspan", "roles", "spurious", "segmentation", "joint")},
+    "report": [{}],
+}
+
+
+def command(stage, values):
+    """The module and argv of a stage, from dvc.yaml itself, so that a test runs what users run."""
+    body = PIPELINE[stage].get("do", PIPELINE[stage])
+    text = body["cmd"]
+    for key, value in {**values, "spurious.split": "biased"}.items():
+        text = text.replace("${" + key + "}", value)
+    words = shlex.split(text)
+    return words[2], words[3:]
+
+
+def run_stage(stage, values, **replaced):
+    """Run a stage in the current folder, with some path options replaced."""
+    module, argv = command(stage, values)
+    for option, value in replaced.items():
+        argv[argv.index(f"--{option}") + 1] = str(value)
+    import_module(module).main(argv)

@@ -1,0 +1,189 @@
+"""The stages that a run on scenes does not have: photographs, a user's texts, a pretrained model."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from micro import run_stage
+from PIL import Image
+from safetensors.torch import save_file
+
+from optogram.errors import DataError, ModelError, ParamError
+from optogram.models.folder import load_clip
+from optogram.params import profile_text
+from optogram.store.digests import folder_digest
+from optogram.store.read import read
+from stages import load_clip as load_clip_stage
+from stages import photos, text_file
+
+ROOT = Path(__file__).parents[2]
+
+
+def picture(folder, name, size=(20, 16), mode="RGB", seed=0):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(noise).convert(mode).save(path)
+    return path
+
+
+@pytest.fixture
+def album(here):
+    """Two classes, with every kind of file that people have in a folder."""
+    for k in range(12):
+        picture(here, f"album/red fox/{k}.jpg", seed=k)
+        picture(here, f"album/owl/{k}.png", seed=100 + k)
+    picture(here, "album/owl/grey.jpg", mode="L")
+    picture(here, "album/owl/print.jpg", mode="CMYK")
+    picture(here, "album/owl/dot.png", size=(1, 1))
+    whole = picture(here, "album/owl/cut.jpg", size=(64, 64)).read_bytes()
+    (here / "album/owl/cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (here / "album/red fox/text.jpg").write_text("not an image")
+    return here / "album"
+
+
+def set_params(*settings, profile="photos"):
+    Path("params.yaml").write_text(profile_text(profile, list(settings), ROOT / "profiles"))
+
+
+def run_photos(source, split="eval", out="artifacts/images/eval"):
+    photos.main(["--split", split, "--source", str(source), "--out", out])
+    return read(Path(out))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_photos_lists_bad_files_and_keeps_the_rest(album, packed):
+    source = album
+    if packed:
+        source = album.parent / "album.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for path in sorted(album.rglob("*.*")):
+                archive.write(path, path.relative_to(album))
+    set_params(f"photos.path={source}", "photos.size=16")
+    seen, bad = set(), set()
+    for split in ("train", "reference", "eval"):
+        found = run_photos(source, split, f"artifacts/images/{split}")
+        assert found.pixels.dtype == np.uint8
+        assert found.pixels.shape[1:] == (16, 16, 3)
+        assert found.attrs["class_attribute"] == "class"
+        assert not seen & set(found.image.values), "splits do not overlap"
+        seen |= set(found.image.values)
+        bad |= {Path(name).name for name, _ in json.loads(found.attrs["bad_files"])}
+    assert len(seen) == 26
+    assert bad == {"cut.jpg", "dot.png", "text.jpg"}
+
+
+def test_photos_refuses_bad_files_when_told_to(album):
+    set_params(f"photos.path={album}", "photos.on_bad=refuse")
+    with pytest.raises(DataError, match=r"cut\.jpg|text\.jpg|dot\.png"):
+        run_photos(album, "train")
+    assert not Path("artifacts").exists()
+
+
+def test_photos_same_bytes_twice(album):
+    set_params(f"photos.path={album}", "photos.size=16", "photos.shard=4")
+    run_photos(album, out="a")
+    run_photos(album, out="b")
+    assert folder_digest(Path("a")) == folder_digest(Path("b"))
+
+
+@pytest.mark.parametrize("files", [0, 1])
+def test_photos_of_nothing_or_of_one_image_is_a_clear_error(here, files):
+    (here / "album").mkdir()
+    if files:
+        picture(here, "album/owl/1.jpg")
+    set_params("photos.path=album")
+    with pytest.raises(DataError, match="album"):
+        run_photos("album")
+    assert not Path("artifacts").exists()
+
+
+@pytest.fixture
+def scenes(workspace, monkeypatch):
+    """The micro workspace with images, as the current folder."""
+    monkeypatch.chdir(workspace("texts"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a red thing\n\na blue thing\n", "blank"), ("one\ntwo\none\n", "one"), ("", "mine.txt")],
+)
+def test_text_file_refuses_blank_and_duplicate_lines(scenes, tmp_path, text, message):
+    (tmp_path / "mine.txt").write_text(text)
+    arguments = ["--pool", "mine", "--file", str(tmp_path / "mine.txt"), "--images", "artifacts/images/reference"]
+    with pytest.raises(DataError, match=message):
+        text_file.main([*arguments, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_text_file_makes_a_pool_that_names_what_it_can(scenes, tmp_path):
+    (tmp_path / "mine.txt").write_text("a red thing\nsomething odd\n")
+    arguments = ["--pool", "mine", "--file", str(tmp_path / "mine.txt"), "--images", "artifacts/images/reference"]
+    text_file.main([*arguments, "--out", str(tmp_path / "out")])
+    pool = read(tmp_path / "out")
+    assert pool.text.values.tolist() == ["a red thing", "something odd"]
+    assert pool.attribute.values.tolist() == ["colour", ""]
+
+
+def load(spec, checkpoint, out="artifacts/models/given"):
+    set_params(
+        f"load_clip.models={{given: {{spec: '{spec}', checkpoint: {checkpoint}}}}}", "clips=[smoke]", profile="smoke"
+    )
+    load_clip_stage.main(["--model", "given", "--out", out])
+
+
+def test_load_clip_takes_a_local_checkpoint(here):
+    import open_clip
+
+    model = open_clip.create_model("ViT-B-32")
+    save_file(model.state_dict(), "weights.safetensors")
+    load("open_clip:ViT-B-32", "weights.safetensors")
+    clip = load_clip(Path("artifacts/models/given"))
+    with torch.inference_mode():
+        image = torch.zeros(1, 3, 224, 224)
+        torch.testing.assert_close(clip.model.encode_image(image), model.eval().encode_image(image))
+
+
+def test_load_clip_names_the_tensor_that_does_not_fit(here):
+    save_file({"visual.conv1.weight": torch.zeros(3, 3)}, "weights.safetensors")
+    with pytest.raises(ModelError, match=r"visual\.|missing|lacks"):
+        load("open_clip:ViT-B-32", "weights.safetensors")
+    assert not Path("artifacts/models/given").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("open_clip:ViT-B-23", "Did you mean"),
+        ("openclip:ViT-B-32", "Did you mean"),
+        ("open_clip:ViT-B-32/openai", "checkpoint"),
+    ],
+)
+def test_load_clip_explains_unknown_names_and_no_network(here, spec, message):
+    with pytest.raises(ModelError, match=message):
+        load(spec, "null")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["textspan.size=9", "textspan.sizes=[1]"], "9"),
+        (["textspan.rank=64"], "64"),
+        (["textspan.layers=7"], "textspan.layers = 7"),
+    ],
+)
+def test_textspan_size_rank_and_layers_beyond_the_model(workspace, monkeypatch, tmp_path, settings, message):
+    from micro import INSTANCES, SETTINGS
+
+    monkeypatch.chdir(workspace("textspan"))
+    before = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(profile_text("smoke", [*SETTINGS, *settings], ROOT / "profiles"))
+    try:
+        with pytest.raises(ParamError, match=message):
+            run_stage("textspan", INSTANCES["textspan"][0], out=tmp_path / "out")
+    finally:
+        Path("params.yaml").write_text(before)
+    assert not (tmp_path / "out").exists()
