@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from importlib import resources
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ _PLACES = {"left": "on the left", "right": "on the right", "top": "at the top", 
 _PLACES |= {"centre": "in the centre", "brick": "on bricks", "night": "at night"}
 _PLACES |= {ground: f"on {ground}" for ground in ("grass", "water", "sand", "snow")}
 _SINGLE = ("{}", "a photo of {}", "an image with {}")
-_PAIRED = ("colour", "texture", "size", "count", "position", "background")
 _CLASS_PHRASES = ("{}", "a photo of a {}", "something that looks like a {}", "part of a {}")
 
 Text = tuple[str, str, str]  # the text, the attribute and the value that it names
@@ -156,17 +156,15 @@ def _descriptions(vocabulary: dict[str, list[str]]) -> list[Text]:
 
 
 def _scene_phrases(vocabulary: dict[str, list[str]]) -> list[Text]:
-    """One value by itself, then one value of a shape; the latter are tagged with both, joined by "+"."""
+    """Every value by itself, then every two values of different attributes, which are tagged with both."""
     texts: list[Text] = []
     for attribute, values in vocabulary.items():
         for value in values:
             phrases = [_phrase({attribute: value}), _phrase({attribute: value}, plural=True)]
             texts += [(form.format(phrase), attribute, value) for phrase in phrases for form in _SINGLE]
-    for attribute in _PAIRED:
-        for value in vocabulary.get(attribute, []):
-            for shape in vocabulary.get("shape", []):
-                phrase = _phrase({attribute: value, "shape": shape})
-                texts.append((phrase, f"{attribute}+shape", f"{value}+{shape}"))
+    for one, other in combinations(vocabulary, 2):
+        for value, second in product(vocabulary[one], vocabulary[other]):
+            texts.append((_phrase({one: value, other: second}), f"{one}+{other}", f"{value}+{second}"))
     return texts
 
 
