@@ -42,15 +42,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = found.assign_coords(query=images.image.values[queries])
     metrics: dict[str, object] = {"named": int((named.named != "").sum())}
     try:
+        if len(names) == 1:
+            raise DataError(f"the images are labelled by {names[0]} only, so there are no roles to tell apart.")
         for by, suffix in (("accuracy", ""), ("margin", "_by_margin")):
             truth = agreement(named.named, measured[by], seed=door.params.seed, permutations=options.permutations)
             metrics |= {f"{name}{suffix}": value for name, value in truth._asdict().items()}
-        if len(names) == 1:
-            raise DataError(f"the images are labelled by {names[0]} only, so there are no roles to tell apart.")
-        found.attrs |= metrics
     except DataError as error:
-        found.attrs["truth_skipped"] = str(error)
         metrics["truth_skipped"] = str(error)
+    found.attrs |= metrics
     door.write(found, "Roles of heads")
     door.write_metrics(metrics)
 

@@ -146,7 +146,7 @@ def _intact(store: Path, mark: Path) -> bool:
 def _check_part(part: xr.Dataset, out: Path, dim: str, start: int, rows: int) -> None:
     if dim and part.sizes.get(dim) != rows:
         raise ArtifactError(f"{out}: rows {start} to {start + rows} have {part.sizes.get(dim)} entries along {dim!r}.")
-    for name, variable in sorted(part.data_vars.items()):
+    for name, variable in sorted(part.variables.items()):  # `token` is both a variable and a dimension: a coordinate
         values = variable.values
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
