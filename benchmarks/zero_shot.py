@@ -33,7 +33,7 @@ def main(count: int = 10_000, seed: int = 1) -> None:
     table = Table(
         "attribute", "accuracy", "standard error", "held-out only", "chance", title=f"{count:,} scenes, seed {seed}"
     )
-    results = {"count": count, "held_out": int(unseen.sum()), "seed": seed}
+    results: dict[str, object] = {"count": count, "held_out": int(unseen.sum()), "seed": seed}
     for name in found.attribute.values.tolist():
         accuracy, held_out, chance = (
             float(v.sel(attribute=name)) for v in (found.accuracy, fresh.accuracy, found.chance)

@@ -1,6 +1,8 @@
 """The `optogram` command: find, open and fetch artifacts; set a profile; keep dvc.yaml in step; look at the machine."""
 
 import os
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -66,12 +68,13 @@ def profile(
 ) -> None:
     """Write params.yaml for a profile."""
     from optogram.params import RECIPE, profile_text
+    from optogram.pipeline import declared_outs
 
     path = Path("params.yaml")
     text = profile_text(name, settings or [])
     before = path.read_text() if path.exists() else text
     if before != text and not force:
-        recipe = before.partition("\n")[0].removeprefix(RECIPE).split()
+        recipe = shlex.split(before.partition("\n")[0].removeprefix(RECIPE))
         try:
             untouched = bool(recipe) and profile_text(recipe[0], recipe[1:]) == before
         except OptogramError:  # the profile it was made from is no more
@@ -81,8 +84,14 @@ def profile(
                 "params.yaml has edits of your own, which would be lost. Give them as settings "
                 f"(`optogram profile {name} KEY=VALUE`), or pass --force."
             )
+    outs = declared_outs()
     if before != text or not path.exists():
         path.write_text(text)
+        # what the new profile does not make would lie beside what it makes, and be read with it; DVC's cache keeps it
+        for stray in sorted(outs - declared_outs()):
+            if Path(stray).exists():
+                shutil.rmtree(stray) if Path(stray).is_dir() else Path(stray).unlink()
+                console.print(f"{stray}: not part of this profile, taken out of the working tree.")
     console.print(f"params.yaml is profile {name}{' with ' + ' '.join(settings) if settings else ''}.", markup=False)
 
 

@@ -44,14 +44,17 @@ def findings(params_path: Path = Path("params.yaml")) -> list[Finding]:
     need = needed_bytes(params)
     found.append(Finding("ok", str(params_path), f"valid; clips: {', '.join(params.clips)}"))
     state = "ok" if need * 2 < free else "bad" if need > free else "note"
-    found.append(Finding(state, "disk", f"{free / 1e9:.1f} GB free; the run needs about {need / 1e9:.2f} GB"))
+    found.append(Finding(state, "disk", f"{free / 1e9:.1f} GB free; the run needs at least {need / 1e9:.2f} GB"))
     if params.photos.splits and not Path(params.photos.path).exists() and not params.photos.path.startswith("hf:"):
         found.append(Finding("bad", "photos.path", f"{params.photos.path!r} does not exist"))
     return found
 
 
 def needed_bytes(params: Params) -> int:
-    """About how many bytes the run's artifacts take: pixels and masks, and the contributions of trained CLIPs."""
+    """About how many bytes the run's artifacts take, as far as params tell: pixels, and contributions of trained CLIPs.
+
+    Photographs without a limit and pretrained models are not counted; the writer itself refuses what does not fit.
+    """
     total = 0
     for split in params.scenes.splits.values():
         total += split.count * 64 * 64 * 3

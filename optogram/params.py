@@ -1,6 +1,7 @@
 """The params of a run: pydantic models of params.yaml, whose defaults are the demo; profiles are overlays on these."""
 
 import io
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +54,7 @@ class PhotoSplit(Section):
 class Photos(Section):
     """Photographs in a folder or zip of class folders, or a Hugging Face dataset."""
 
-    path: str = Field(default="", description="folder, zip, or hf:NAME; `make demo PROFILE=photos IMAGES=...`")
+    path: str = Field(default="", description="folder or zip of class folders, or a dataset saved to disk")
     size: PositiveInt = Field(default=64, description="pixels a side; the shorter side is resized, the centre cropped")
     on_bad: Literal["skip", "refuse"] = Field(default="skip", description="files that are no usable image")
     min_side: PositiveInt = Field(default=8, description="smaller images count as bad")
@@ -153,14 +154,15 @@ class TextSpan(Section):
 
     layers: PositiveInt = Field(default=4, description="the last K attention layers")
     size: PositiveInt = Field(default=16, description="descriptions a head; at most the head's dimension")
-    sizes: list[PositiveInt] = Field(default=[1, 2, 4, 6, 8, 10, 12, 14, 16], description="m on the accuracy curve")
+    sizes: list[PositiveInt] = Field(
+        default=[1, 2, 4, 6, 8, 10, 12, 14, 16], description="m on the accuracy curve, up to size"
+    )
     rank: PositiveInt | None = Field(default=None, description="dimensions of the head's space kept; null = all")
 
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> "TextSpan":
-        if max(self.sizes, default=0) > self.size:
-            raise ValueError(f"sizes has {max(self.sizes)}, but size = {self.size} is the most that is mined")
-        return self
+    @property
+    def curve(self) -> list[int]:
+        """The sizes that are within `size`, and `size` itself."""
+        return sorted({*(m for m in self.sizes if m <= self.size), self.size})
 
 
 class Roles(Section):
@@ -219,6 +221,13 @@ class Params(Section):
         for clip in self.clips:
             if clip not in known:
                 raise ValueError(f"clips names {clip!r}, but train_clip.models and load_clip.models have {known}")
+        if self.photos.splits and (not self.photos.path or self.photos.path.startswith("hf:")):
+            raise ValueError(
+                f"photos.path = {self.photos.path!r}, expected a folder or zip of class folders: "
+                "`make demo PROFILE=photos IMAGES=photos.zip`. A hub dataset: save it with `save_to_disk` first"
+            )
+        if bad := sorted(name for name in self.texts.files if name == "zeroshot" or "/" in name):
+            raise ValueError(f"texts.files: {bad[0]!r} cannot name a pool; choose a plain word other than zeroshot")
         if both := sorted({*self.train_clip.models} & {*self.load_clip.models}):
             raise ValueError(f"{both[0]!r} is both in train_clip.models and in load_clip.models; names must differ")
         if both := sorted({*self.scenes.splits} & {*self.photos.splits}):
@@ -293,7 +302,7 @@ def profile_text(name: str, settings: list[str], folder: Path = Path("profiles")
     yaml = YAML()
     yaml.width = 120
     yaml.dump(_commented(params), stream)
-    recipe = " ".join([RECIPE, name, *settings])
+    recipe = f"{RECIPE} {shlex.join([name, *settings])}"
     note = "# The first line tells what wrote this file. Edit freely; `optogram profile` warns first."
     return f"{recipe}\n{note}\n{stream.getvalue()}"
 

@@ -43,3 +43,13 @@ def synced(path: Path = Path("dvc.yaml")) -> tuple[str, list[str]]:
     stream = io.StringIO()
     yaml.dump(document, stream)
     return stream.getvalue(), changed
+
+
+def declared_outs() -> set[str]:
+    """Paths of all outs that the pipeline here has with today's params; empty where there is no pipeline."""
+    if not Path("dvc.yaml").exists() or not Path(".dvc").exists() or not Path("params.yaml").exists():
+        return set()
+    from dvc.repo import Repo
+
+    with Repo(".") as repo:
+        return {Path(out.fs_path).relative_to(repo.root_dir).as_posix() for out in repo.index.outs}

@@ -11,6 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 LOG_SECONDS = 10.0
 
 
+def say(text: str) -> None:
+    """One line about work in progress, where its progress goes too."""
+    print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Yield `advance(count)`. `done` items (a resumed run's) count towards the total but not towards the rate."""

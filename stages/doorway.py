@@ -14,7 +14,7 @@ import xarray as xr
 from optogram.closure import closure_digest
 from optogram.errors import ArtifactError, OptogramError
 from optogram.params import Params, load_params
-from optogram.store.digests import folder_digest
+from optogram.store.digests import file_digest, folder_digest
 from optogram.store.read import read
 from optogram.store.write import Provenance, scratch_folder, write_dataset, write_sharded
 
@@ -66,6 +66,13 @@ class Doorway:
                 )
         self._inputs["/".join([name, *below])] = dataset.attrs["digest"]
         return dataset
+
+    def source(self, name: str) -> Path:
+        """An input from outside the pipeline (a file or a folder of files), its digest noted."""
+        path = self.path(name)
+        if path.exists():
+            self._inputs[name] = file_digest(path) if path.is_file() else folder_digest(path)
+        return path
 
     def folder(self, name: str) -> Path:
         """An input folder of files (a model), its digest noted."""

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     door = Doorway("photos", argv, paths=("source", "out"), sections=sections, options=("split",))
     photos = door.params.photos
     source = Photos(
-        photos.path,
+        door.source("source"),
         door.args.split,
         seed=door.params.seed,
         size=photos.size,

@@ -10,7 +10,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write texts/<pool>."""
     sections = ("texts.files.{pool}",)
     door = Doorway("text_file", argv, paths=("file", "images", "out"), sections=sections, options=("pool",))
-    door.write(pool(str(door.path("file")), images=door.open("images")), f"Text pool {door.args.pool}")
+    door.write(pool(door.source("file"), images=door.open("images")), f"Text pool {door.args.pool}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         images.value_name,
         layers=options.layers,
         size=options.size,
-        sizes=options.sizes,
+        sizes=options.curve,
         rank=options.rank,
     )
     door.write(found, "Text descriptions of heads")

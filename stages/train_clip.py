@@ -15,15 +15,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     sections = ("seed", "train_clip.models.{model}")
     door = Doorway("train_clip", argv, paths=("images", "out"), sections=sections, options=("model",))
     training, images = door.params.train_clip.models[door.args.model], door.open("images")
-    schedule = training.model_dump(
-        include={"epochs", "batch", "texts_per_image", "learning_rate", "weight_decay", "warmup"}
-    )
+    schedule = training.model_dump(include={"epochs", "texts_per_image", "learning_rate", "weight_decay"})
+    # a small album has fewer images than a batch, or fewer steps than the warmup
+    batch = min(training.batch, images.sizes["image"])
+    steps = training.epochs * (images.sizes["image"] // batch)
     title = f"CLIP {door.args.model}"
     with door.scratch(title) as scratch, counted(f"Training {title}", "images") as tell:
         clip = train_clip(
             images,
             architecture=architecture(training, images.sizes["y"]),
             **schedule,
+            batch=batch,
+            warmup=min(training.warmup, max(1, steps // 10)),
             seed=door.params.seed,
             device=door.params.device,
             scratch=scratch,

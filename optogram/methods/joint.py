@@ -8,7 +8,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from optogram.decompose.contributions import token_scores
-from optogram.errors import ParamError
+from optogram.errors import DataError, ParamError
 from optogram.methods.head_space import open_heads
 
 SIGNS = ("most", "least")
@@ -42,15 +42,24 @@ def joint(
     into = heads.basis @ spans.direction.values.astype(np.float64).swapaxes(2, 3)
     coefficients = np.concatenate([np.moveaxis(np.moveaxis(a, 0, 2) @ into, 2, 0) for _, a in heads.blocks()])
     coefficients -= coefficients.mean(0)  # (image, layer, head, step)
+    named = spans["text"].values.astype(str)
+    some = (named != "").any(-1)
+    if not some.all():
+        layer, head = np.argwhere(~some)[0]
+        raise DataError(
+            f"head {head} of layer {spans['layer'].values[layer]} has no description at all: the first text pool spans "
+            "nothing of what it writes. Put a richer pool first in texts.pools."
+        )
 
     shape = (*spans["text"].shape[:2], count, len(SIGNS))
     image, step, value = np.empty(shape[:3], int), np.empty(shape, int), np.empty(shape, np.float32)
     for at in np.ndindex(shape[:2]):
         said = coefficients[:, *at]
-        image[at] = np.argsort(-said.max(1), kind="stable")[:count]
-        step[at] = np.stack([said[image[at]].argmax(1), said[image[at]].argmin(1)], 1)
+        picked = named[at] != ""  # a pool may run out before `size` picks
+        most, least = np.where(picked, said, -np.inf), np.where(picked, said, np.inf)
+        image[at] = np.argsort(-most.max(1), kind="stable")[:count]
+        step[at] = np.stack([most[image[at]].argmax(1), least[image[at]].argmin(1)], 1)
         value[at] = np.take_along_axis(said[image[at]], step[at], 1)
-    named = spans["text"].values.astype(str)
     text = np.take_along_axis(named[:, :, None], step, 3)
 
     maps = []

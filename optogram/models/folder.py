@@ -151,8 +151,15 @@ def build_clip(architecture: dict[str, Any], *, seed: int, spec: str = "trained"
 
 
 def save_clip(clip: Clip, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
-    """Write the folder, whole or not at all; weights as `dtype`. Raises ModelError if `path` exists."""
+    """Write the folder, whole or not at all; weights as `dtype`. Raises ModelError if `path` exists, or for a
+    tokenizer that is not CLIP's."""
     path = Path(path)
+    if not isinstance(clip.tokenize, Tokenizer):
+        raise ModelError(
+            f"{clip.config.get('spec', 'this model')} reads texts with another tokenizer than CLIP's, which a model "
+            "folder cannot hold yet. Pipeline runs need a CLIP with CLIP's own vocabulary; `optogram.load_model` and "
+            "`optogram.decompose` work with it in a notebook."
+        )
     if path.exists():
         raise ModelError(f"{path} exists already; a model folder is never overwritten. Remove it, or save elsewhere.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,8 +170,7 @@ def save_clip(clip: Clip, path: Path, *, dtype: torch.dtype = torch.float16) -> 
         (part / "config.json").write_text(json.dumps(clip.config, sort_keys=True, indent=2) + "\n")
         weights = {name: w.detach().to("cpu", dtype).contiguous() for name, w in clip.model.state_dict().items()}
         save_file(weights, part / "model.safetensors")
-        if isinstance(clip.tokenize, Tokenizer):
-            (part / "merges.txt.gz").write_bytes(clip.tokenize.merges)
+        (part / "merges.txt.gz").write_bytes(clip.tokenize.merges)
         part.rename(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -197,8 +203,14 @@ def load_clip(path: Path, device: str = "auto") -> Clip:
 
 
 def pick_device(device: str) -> torch.device:
-    """The device of a name; `auto` is CUDA where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+    """The device of a name; `auto` is CUDA where there is one, else the CPU. Raises ModelError if it cannot be used."""
+    try:
+        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or a build without it
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {device!r} cannot be used ({reason}). Set it to 'auto' or 'cpu'.") from error
+    return where
 
 
 @torch.no_grad()

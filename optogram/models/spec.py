@@ -67,7 +67,7 @@ def load_model(
     saying how to use a local checkpoint), and a checkpoint that is unsafe, damaged or does not fit.
     """
     kind, name = _parse(spec)
-    where = _device(device)
+    where = pick_device(device)
     path = None if checkpoint is None else Path(checkpoint)
     if kind == "folder":
         clip = _folder(name, path, device)
@@ -118,16 +118,6 @@ def _grammar() -> str:
     return "open_clip:NAME/TAG, timm:NAME, torchvision:NAME, callable:MODULE:FACTORY, or the path of a model folder"
 
 
-def _device(device: str) -> torch.device:
-    try:
-        where = pick_device(device)
-        torch.empty(0, device=where)
-    except (RuntimeError, AssertionError) as error:  # an unknown name, or a build without it
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"device {device!r} cannot be used ({reason}). Set it to 'auto' or 'cpu'.") from error
-    return where
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No log lines: open_clip warns of random weights before ours are loaded, on the root logger."""
@@ -142,7 +132,7 @@ def _quiet() -> Iterator[None]:
 def _folder(name: str, checkpoint: Path | None, device: str) -> Clip:
     if checkpoint is not None:
         raise ModelError(f"{name} is a model folder with weights of its own. Leave the checkpoint {checkpoint} out.")
-    _device(device)
+    pick_device(device)
     return load_clip(Path(name), device)
 
 

@@ -76,10 +76,15 @@ def _textspan(context: Context, model: Model) -> Tile | None:
         return None
     curve = context.by_attribute(found, "accuracy", "pool", "size")[0, :, 0]
     base = context.by_attribute(found, "base_accuracy")[0]
-    size, pool = labels(found, "size")[-1], labels(found, "pool")[0]
+    sizes, pools = labels(found, "size"), labels(found, "pool")
+    # few picks tell pools apart; as many as a head has dimensions span it whichever texts they are
+    at = len(sizes) // 2
     name = context.attributes(found)[0]
-    beside = f"{name} accuracy from {size} {pool} a head; unaltered {percent(base)}"
-    return Tile("Explained in words", percent(float(curve[-1])), beside, "textspan")
+    beside = f"{name} accuracy from {sizes[at]} {pools[0]} a head; unaltered {percent(base)}"
+    if "random" in pools:
+        everyone = context.by_attribute(found, "accuracy", "pool", "size")[pools.index("random"), :, 0]
+        beside += f"; from random vectors {percent(float(everyone[at]))}"
+    return Tile("Explained in words", percent(float(curve[at])), beside, "textspan")
 
 
 def _roles(context: Context, model: Model) -> Tile | None:

@@ -18,7 +18,7 @@ from zarr.codecs import ZstdCodec
 from zarr.errors import ZarrUserWarning
 
 from optogram.errors import ArtifactError
-from optogram.progress import progress
+from optogram.progress import progress, say
 from optogram.store.digests import canonical, file_digest, files_digest, value_digest
 
 PROTOCOL = 1
@@ -99,10 +99,17 @@ def write_sharded(
                 if number in done:
                     continue
                 rows = min(shard, total - start)
+                if (
+                    number
+                ):  # what a cut-off run left of this shard: zarr would read it back to fill up a last, partial one
+                    for left in store.glob(f"*/c/{number}"):
+                        shutil.rmtree(left) if left.is_dir() else left.unlink()
                 part = compute(start, start + rows)
                 _check_part(part, out, dim, start, rows)
                 if number == 0:
-                    _check_disk(folder, part, dim, total, out)
+                    need = _check_disk(folder, part, dim, total, out)
+                    if dim:
+                        say(f"{label}: about {need / 1e6:,.0f} MB on disk")
                     _lay_out(store, part, dim, total, shard)
                 files = _write_part(store, part, dim, start, shard, first=number == 0)
                 _write_atomically(marks / f"{number:06d}.json", canonical(files))
@@ -159,7 +166,8 @@ def _check_part(part: xr.Dataset, out: Path, dim: str, start: int, rows: int) ->
             )
 
 
-def _check_disk(folder: Path, part: xr.Dataset, dim: str, total: int, out: Path) -> None:
+def _check_disk(folder: Path, part: xr.Dataset, dim: str, total: int, out: Path) -> int:
+    """Estimated bytes of the whole artifact; ArtifactError if the disk has not that much."""
     sharded = sum(v.nbytes for v in part.variables.values() if v.dims[:1] == (dim,))
     fixed = sum(v.nbytes for v in part.variables.values() if v.dims[:1] != (dim,))
     need = sharded * total // max(part.sizes.get(dim, 1), 1) + fixed
@@ -169,6 +177,7 @@ def _check_disk(folder: Path, part: xr.Dataset, dim: str, total: int, out: Path)
             f"{out} needs about {need / 1e9:,.2f} GB, but the disk has {free / 1e9:,.2f} GB free and "
             f"{DISK_RESERVE / 1e9:,.2f} GB are kept in reserve. Free some space, or lower the number of images."
         )
+    return need
 
 
 def _row_chunk(row_bytes: int, shard: int) -> int:

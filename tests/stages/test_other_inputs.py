@@ -187,3 +187,26 @@ def test_textspan_size_rank_and_layers_beyond_the_model(workspace, monkeypatch, 
     finally:
         Path("params.yaml").write_text(before)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_small_album_goes_all_the_way_to_its_contributions(album):
+    """Fewer photographs than a batch, fewer steps than the warmup."""
+    source = f"photos.path={album}"
+    small = "train_clip.models.photos={width: 32, head_width: 8, embed: 32, text_width: 32, layers: 2, epochs: 1}"
+    set_params(source, "photos.size=16", small)
+    for split in ("train", "reference", "eval"):
+        run_photos(album, split, f"artifacts/images/{split}")
+    for pool in ("descriptions", "words", "class", "random"):
+        run_stage("texts", {"item": pool})
+    run_stage("train_clip", {"key": "photos"})
+    run_stage("embed_texts", {"item": "photos"})
+    run_stage("contributions", {"item.model": "photos", "item.split": "eval"})
+    cache = read(Path("artifacts/contributions/photos/eval"))
+    assert np.isfinite(cache.embedding.values).all()
+
+
+def test_a_changed_album_is_not_resumed_on_the_old_one(album):
+    set_params(f"photos.path={album}", "photos.size=16")
+    before = run_photos(album, out="a").attrs["inputs"]
+    picture(album, "owl/new.png", seed=999)
+    assert run_photos(album, out="b").attrs["inputs"] != before
