@@ -182,4 +182,4 @@ def test_rows_outside_the_split_are_refused(start, stop):
         Scenes("eval", 10, 0).read(start, stop)
 
 
-DIGEST = "f5f211b9297f7f5eb69450939d9516151ebc1aadb86acc3837b88a26ff373f3e"
+DIGEST = "112b7f5545514492a5c4ff1dd30de7861cfc27e26c45c247c82efb09193fe66f"

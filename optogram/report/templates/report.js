@@ -3,7 +3,7 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  // Plots: each is drawn when it comes near the screen, in the colours of the page.
+  // Plots, in the colours of the page.
   const coloured = (value) => {
     if (typeof value === "string") return value.startsWith("var(--") ? css(value.slice(4, -1)) : value;
     if (Array.isArray(value)) return value.map(coloured);
@@ -43,9 +43,11 @@
       if (typeof link === "string" && /^heads\/[\w-]+\.html$/.test(link)) location.href = link;
     });
   };
-  const near = new IntersectionObserver((entries) => {
-    for (const entry of entries) if (entry.isIntersecting) { near.unobserve(entry.target); draw(entry.target); }
-  }, { rootMargin: "500px" });
+  // One after another, so that the page answers in between; hidden ones when their model is chosen.
+  const drawNext = async () => {
+    const plot = all(".plot:not(.drawn)").find((one) => one.offsetParent && specs.has(one));
+    if (plot) { await draw(plot); setTimeout(drawNext); }
+  };
   for (const figure of all(".figure")) {
     const plot = figure.querySelector(".plot");
     specs.set(plot, { options: JSON.parse(figure.querySelector("script").textContent), chosen: 0 });
@@ -53,8 +55,8 @@
       specs.get(plot).chosen = Number(event.target.value);
       draw(plot);
     });
-    near.observe(plot);
   }
+  setTimeout(drawNext);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => all(".plot.drawn").forEach(draw));
   addEventListener("beforeprint", () => all(".plot:not(.drawn)").filter((plot) => plot.offsetParent).forEach(draw));
 
@@ -63,6 +65,7 @@
   const choose = (slug) => {
     for (const part of all("[data-model]")) part.hidden = part.dataset.model !== slug;
     dispatchEvent(new Event("resize"));
+    drawNext();
   };
   for (const input of models) input.addEventListener("change", () => choose(input.value));
   const picked = models.find((input) => input.checked);
