@@ -36,8 +36,8 @@ def test_settings_lie_on_top_and_leave_the_rest():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("textspan.sise=3", "textspan.sise is not a known key. Did you mean 'size'"),
-        ("train_clip.models.demo.widht=3", "train_clip.models.demo.widht is not a known key. Did you mean 'width'"),
+        ("textspan.sizze=3", "textspan.sizze is not a known key. Did you mean 'size'"),
+        ("train_clip.models.demo.widdth=3", "train_clip.models.demo.widdth is not a known key. Did you mean 'width'"),
         ("seed=-1", "seed: Input should be greater than or equal to 0 (found -1)"),
         ("textspan.size=0", "textspan.size: Input should be greater than 0 (found 0)"),
         ("clips=[nobody]", "clips names 'nobody', but train_clip.models and load_clip.models have ['demo']"),
