@@ -7,6 +7,7 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,8 @@ from rich.table import Table
 from stages.doorway import rounded
 
 RESULTS = Path(__file__).parent / "results.json"
+README = Path(__file__).parent.parent / "README.md"
+MARKS = ("<!-- bench -->", "<!-- /bench -->")
 SUBJECTS = ("scenes", "contributions", "textspan", "store")
 
 
@@ -39,6 +42,18 @@ def main(subjects: list[str]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 180)
     console.print(table)
     RESULTS.write_text(json.dumps(rounded(rows), indent=1, sort_keys=True) + "\n")
+    write_readme(rows)
+
+
+def write_readme(rows: list[dict[str, Any]]) -> None:
+    """Put the table between the README's two marks."""
+    lines = ["| claim | ours | theirs | ratio | unit | device |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        numbers = " | ".join(f"{row[name]:,.4g}" for name in ("ours", "theirs", "ratio"))
+        lines.append(f"| {row['claim']} | {numbers} | {row['unit']} | {row['device']} |")
+    before, _, rest = README.read_text().partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    README.write_text(f"{before}{MARKS[0]}\n{chr(10).join(lines)}\n{MARKS[1]}{after}")
 
 
 if __name__ == "__main__":
