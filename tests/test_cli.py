@@ -83,3 +83,21 @@ def test_the_disk_needed_grows_with_the_images():
         {"scenes": {"splits": {**Params().model_dump()["scenes"]["splits"], "eval": {"count": 9000}}}}
     )
     assert needed_bytes(more) > needed_bytes(Params()) + 7000 * 64 * 64 * 3
+
+
+def test_profile_takes_out_what_it_does_not_make_and_nothing_else(tmp_path):
+    """Artifacts of another profile would be read with those of this one; metrics lie in git and stay."""
+    for name in ("dvc.yaml", "profiles", "optogram", "stages"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    dvc = [str(Path(sys.executable).parent / "dvc"), "init", "-q"]
+    subprocess.run(dvc, cwd=tmp_path, check=True, env={**os.environ, "DVC_NO_ANALYTICS": "1"})
+    (tmp_path / "params.yaml").write_text(profile_text("demo", []))
+    for name in ("textspan/demo/x", "images/eval/x", "metrics/textspan_demo.json", "mine/x"):
+        (tmp_path / "artifacts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "artifacts" / name).write_text("x")
+    assert optogram("profile", "smoke", cwd=tmp_path).returncode == 0
+    left = {
+        p.relative_to(tmp_path / "artifacts").as_posix() for p in (tmp_path / "artifacts").rglob("*") if p.is_file()
+    }
+    assert left == {"images/eval/x", "metrics/textspan_demo.json", "mine/x"}
