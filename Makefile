@@ -9,6 +9,10 @@ IMAGES ?=
 SET ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := 1
+# OpenBLAS picks its kernels by the processor, and they round differently: one choice gives one dvc.lock (measured)
+ifeq ($(shell uname -m),x86_64)
+export OPENBLAS_CORETYPE ?= Haswell
+endif
 
 SETTINGS := $(if $(IMAGES),"photos.path=$(IMAGES)") $(SET)
 
