@@ -1,4 +1,5 @@
-# `make demo` runs the pipeline to the report; `make test` runs the tests. Both set everything up first.
+# `make demo` runs the pipeline to the report; `make test` runs the tests. Both set everything up first. `make ui`
+# serves Prefect's UI and the report on this machine.
 #   make demo                                         what params.yaml says: the demo, as it comes
 #   make demo PROFILE=photos IMAGES=my_photos.zip     your own photographs
 #   make demo PROFILE=demo SET="textspan.size=8"      a profile with settings on top
@@ -9,16 +10,11 @@ IMAGES ?=
 SET ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := 1
-# OpenBLAS picks its kernels by the processor, and they round differently: one choice gives one dvc.lock (measured)
-ifeq ($(shell uname -m),x86_64)
-export OPENBLAS_CORETYPE ?= Haswell
-endif
-
 SETTINGS := $(if $(IMAGES),"photos.path=$(IMAGES)") $(SET)
 
-.PHONY: demo test lint bench lock clean help
+.PHONY: demo test ui lint bench lock clean help
 help:
-	@grep -E '^#   ' Makefile; echo "  targets: demo test lint bench lock"
+	@grep -E '^#   ' Makefile; echo "  targets: demo test ui lint bench lock"
 
 demo: .venv/installed
 	$(if $(PROFILE)$(SETTINGS),optogram profile $(or $(PROFILE),$(if $(IMAGES),photos,demo)) $(SETTINGS),@head -n 1 params.yaml)
@@ -28,6 +24,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	pytest -n 2 $(if $(STAGE),tests/stages -k "[$(STAGE)] or [$(STAGE)-")
+
+ui: .venv/installed
+	@optogram ui
 
 lint: .venv/installed
 	ruff check && ruff format --check && pyright && codespell && optogram sync --check

@@ -1,1 +1,1 @@
-"""Prefect flows over the DVC graph: the room for which stage runs when and where. Empty until the runners are built."""
+"""Prefect flows over the DVC graph: which stage runs when and where. ARCHITECTURE.md, "Runs", has the modules."""

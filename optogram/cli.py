@@ -1,24 +1,38 @@
-"""The `optogram` command: find, open and fetch artifacts; set a profile; keep dvc.yaml in step; look at the machine."""
+"""The `optogram` command: find, open, fetch, compare and verify artifacts; set a profile; look at the machine."""
 
 import os
 import shlex
 import shutil
+import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from optogram.errors import OptogramError, ParamError
+from optogram.errors import FlowError, OptogramError, ParamError
+
+if TYPE_CHECKING:
+    from optogram.store.compare import Change
+    from optogram.verify import Verdict
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
 
+STATES = {
+    "equal": ("equal", "green"),
+    "within": ("within tolerance", "green"),
+    "differs": ("differs", "bold red"),
+    "unverified": ("could not be verified", "yellow"),
+}
 Name = Annotated[str, typer.Argument(help="An artifact, such as textspan/demo; `optogram catalog` lists them.")]
 Rev = Annotated[str | None, typer.Option(help="A git revision: branch, tag or commit. Default: the working tree.")]
 Repo = Annotated[str, typer.Option(help="Path or git URL of the repository.")]
+Remote = Annotated[str | None, typer.Option(help="A DVC remote. Default: the default one.")]
 
 
 @app.command()
@@ -40,11 +54,11 @@ def catalog(rev: Rev = None, repo: Repo = ".") -> None:
 
 
 @app.command(name="open")
-def open_(name: Name, rev: Rev = None, repo: Repo = ".") -> None:
+def open_(name: Name, rev: Rev = None, repo: Repo = ".", remote: Remote = None) -> None:
     """Show an artifact: its dimensions, variables, units and provenance."""
     from optogram.store.catalog import open as open_artifact
 
-    dataset = open_artifact(name, rev=rev, repo=repo)
+    dataset = open_artifact(name, rev=rev, repo=repo, remote=remote)
     console.print(repr(dataset), markup=False, highlight=False)
     for variable in sorted(map(str, dataset.data_vars)):
         if meaning := dataset[variable].attrs.get("long_name"):
@@ -52,12 +66,24 @@ def open_(name: Name, rev: Rev = None, repo: Repo = ".") -> None:
 
 
 @app.command()
-def pull(name: Name, repo: Repo = ".") -> None:
-    """Fetch an artifact from the DVC cache or a remote, and check it out."""
+def pull(name: Name, repo: Repo = ".", remote: Remote = None) -> None:
+    """Fetch an artifact from the DVC cache or a remote, every object checked, and check it out."""
     from optogram.store.catalog import pull as fetch
 
-    for out in fetch(name, repo=repo):
+    for out in fetch(name, repo=repo, remote=remote):
         console.print(f"{out} is here.")
+
+
+@app.command()
+def repair(name: Name, repo: Repo = ".", remote: Remote = None) -> None:
+    """Replace the artifact's damaged or missing objects in a remote by those in this cache (`dvc push` would not)."""
+    from optogram.store.catalog import repair as mend
+
+    replaced = mend(name, repo=repo, remote=remote)
+    for oid in replaced:
+        console.print(f"{oid} replaced.")
+    if not replaced:
+        console.print(f"{name}: every object in the remote is right.")
 
 
 @app.command()
@@ -112,6 +138,163 @@ def sync(check: Annotated[bool, typer.Option(help="Change nothing; status 1 if d
         console.print(f"Rewrote the code deps of {', '.join(changed)}.")
 
 
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(context_settings=PASSED_ON)
+def run(context: typer.Context) -> None:
+    """Run what is stale as one Prefect flow, here or in work pools (`optogram run --help`)."""
+    _in_checkout("run", context.args)
+
+
+@app.command(context_settings=PASSED_ON)
+def ui(context: typer.Context) -> None:
+    """Serve Prefect's UI and the report on 127.0.0.1 until Ctrl-C."""
+    _in_checkout("ui", context.args)
+
+
+def _in_checkout(command: str, arguments: list[str]) -> None:
+    """Become a command of this checkout's `flows/`: the library itself knows no Prefect."""
+    if not Path("flows/__main__.py").is_file() or not Path("dvc.yaml").is_file():
+        raise FlowError(
+            f"`optogram {command}` runs in a checkout of Optogram; {Path.cwd()} has no flows/ and dvc.yaml."
+        )
+    os.execv(sys.executable, [sys.executable, "-m", "flows", command, *arguments])
+
+
+@app.command()
+def verify(
+    stages: Annotated[list[str] | None, typer.Argument(help="Stages (textspan@demo) or groups (textspan).")] = None,
+    rev: Rev = None,
+) -> None:
+    """Recompute stages in a throw-away clone, each from its locked inputs, and compare their bytes with dvc.lock.
+
+    Status 0: all equal, or within verify.absolute or verify.relative of params.yaml; 1: something differs; 2: something
+    could not be verified. Neither the working tree nor the cache is written to.
+    """
+    from optogram.clone import uncommitted
+    from optogram.params import load_params
+    from optogram.store.compare import Tolerance
+    from optogram.verify import verify as recompute
+
+    def tell(verdict: "Verdict") -> None:
+        console.print(f"{verdict.stage}: {STATES[verdict.state][0]}", markup=False, highlight=False)
+
+    # so that the clone goes, whoever ends us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        bounds = load_params().verify
+        if rev is None and (edited := uncommitted()):
+            more = f" and {len(edited) - 5} more" if len(edited) > 5 else ""
+            console.print(f"As the working tree has it, not committed: {', '.join(edited[:5])}{more}", markup=False)
+        verdicts = recompute(stages or (), rev=rev, tolerance=Tolerance(bounds.absolute, bounds.relative), tell=tell)
+    except OptogramError as error:
+        _complain(error)
+        raise typer.Exit(2) from None
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("stage", "result", "seconds"):
+        table.add_column(column, justify="right" if column == "seconds" else "left")
+    for verdict in verdicts:
+        table.add_row(verdict.stage, Text(*STATES[verdict.state]), f"{verdict.seconds:.1f}")
+    console.print(table)
+    for verdict in verdicts:
+        for line in (verdict.reason, *verdict.notes):
+            if line:
+                console.print(Text(f"\n{verdict.stage}: {line}"))
+        for out in dict.fromkeys(out for out, _ in verdict.changes):
+            console.print(Text(f"\n{out}", style="bold"))
+            _show(change for one, change in verdict.changes if one == out)
+    states = {verdict.state for verdict in verdicts}
+    raise typer.Exit(1 if "differs" in states else 2 if "unverified" in states else 0)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="NAME or NAME@REV, such as textspan/demo@v1.")],
+    b: Annotated[str, typer.Argument(help="Likewise; without @REV it is the working tree's.")],
+    html: Annotated[Path | None, typer.Option(help="Write a standalone page with plots to this file.")] = None,
+) -> None:
+    """Say what differs between two revisions of an artifact: variables, labels, values, attributes, and by how much."""
+    from optogram.diff import diff as compare
+    from optogram.diff import write_diff
+
+    compared = compare(a, b)
+    for part in compared:
+        if len(compared) > 1 and part.changes:
+            console.print(Text(f"\n{part.name}", style="bold"))
+        if part.changes:
+            _show(part.changes, tolerance=False)
+    same = [part.name for part in compared if not part.changes]
+    if same:
+        console.print(f"No difference in {', '.join(same)}.", markup=False, highlight=False)
+    if html:
+        write_diff(html, a, b, compared)
+        console.print(f"The page: {html}", markup=False, highlight=False)
+
+
+@app.command()
+def lineage(
+    name: Name,
+    rev: Rev = None,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="Print a mermaid flowchart instead of a tree.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Draw it as a standalone page in this file.")] = None,
+) -> None:
+    """Show the artifacts, params and code that led to an artifact, and whether the tree still has what was made."""
+    from optogram import lineage as lines
+
+    found = lines.lineage(name, rev=rev)
+    if mermaid:
+        print(lines.mermaid(found))
+    elif html is None:
+        console.print(lines.tree(found))
+    if html:
+        lines.write_lineage(html, found)
+        print(f"The page: {html}", file=sys.stderr)
+    for made in found.made.values():
+        for note in made.notes:
+            Console(stderr=True).print(Text(f"{made.name}: {note}", "yellow"), soft_wrap=True)
+
+
+@app.command()
+def gc(
+    all_commits: Annotated[bool, typer.Option("--all-commits", help="Keep what any commit uses.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, for scripts.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+) -> None:
+    """Take out of the DVC cache what no branch, tag or the workspace uses, and what dead runs left in .scratch/."""
+    from optogram.housekeeping import drop_scratch, drop_unused, scratch_folders, unused_objects
+
+    unused, scratch = unused_objects(all_commits=all_commits), scratch_folders()
+    stale = [one for one in scratch if not one.busy]
+    folders = sum(path.name.endswith(".dir") for path in unused.paths)
+    kept = "any commit uses" if all_commits else "the workspace, HEAD, branches and tags use"
+    count = f"{len(unused.paths):,} objects ({folders:,} folders), {unused.bytes / 1e6:,.1f} MB"
+    console.print(f"DVC cache: {count}, beside what {kept}.")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("scratch", "belongs to", "age", "MB", ""):
+        table.add_column(column, justify="right" if column in ("age", "MB") else "left", overflow="fold")
+    for one in scratch:
+        age = f"{one.age / 86400:.1f} days" if one.age > 86400 else f"{one.age / 3600:.1f} h"
+        state = "in use, stays" if one.busy else "stale"
+        table.add_row(one.folder.name[:12], Text(one.belongs), age, f"{one.bytes / 1e6:,.1f}", state)
+    if scratch:
+        console.print(table)
+    total = unused.bytes + sum(one.bytes for one in stale)
+    console.print(
+        f"Together {total / 1e6:,.1f} MB. A cut-off run resumes from its scratch; without it, it starts anew."
+    )
+    if dry_run or not (unused.paths or stale):
+        return
+    if not yes and not sys.stdin.isatty():
+        raise ParamError("`optogram gc` asks before it removes, and nobody can answer here. Pass --yes or --dry-run.")
+    if not yes and not typer.confirm("Remove them?"):
+        raise typer.Exit(1)
+    if unused.paths:
+        drop_unused(all_commits=all_commits)
+    gone = sum(drop_scratch(one) for one in stale)
+    console.print(f"Removed {len(unused.paths):,} objects and {gone} scratch folders.")
+
+
 @app.command()
 def doctor() -> None:
     """Say what this machine has, and what the run in params.yaml needs."""
@@ -128,6 +311,29 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
+def _show(changes: "Iterable[Change]", *, tolerance: bool = True, most: int = 30) -> None:
+    """What differs, as a table."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("what", "", "differ", "largest", "relative", *(["tolerance"] if tolerance else []), "where"):
+        right = column in ("differ", "largest", "relative")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    rows = list(changes)
+    for change in rows[:most]:
+        share = f"{change.differing:,} of {change.entries:,}" if change.entries else ""
+        sizes = [f"{value:.2g}" if value is not None else "" for value in (change.absolute, change.relative)]
+        passes = [Text("within", "green") if change.within else Text("beyond", "red")] if tolerance else []
+        # user-made names and values: Text takes no markup
+        table.add_row(Text(change.name), change.kind, share, *sizes, *passes, Text(change.says))
+    console.print(table)
+    if len(rows) > most:
+        console.print(f"… and {len(rows) - most:,} more")
+
+
+def _complain(error: OptogramError) -> None:
+    Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]:", end=" ")
+    print(error, file=sys.stderr)
+
+
 def main() -> None:
     """Entry point: a user's error is printed without a traceback and ends with status 1."""
     # rich cuts tables to 80 columns in a pipe; a log can take more
@@ -136,6 +342,5 @@ def main() -> None:
     try:
         app()
     except OptogramError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]:", end=" ")
-        print(error, file=sys.stderr)
+        _complain(error)
         raise SystemExit(1) from None

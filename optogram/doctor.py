@@ -1,10 +1,11 @@
 """What this machine has, and what the run in params.yaml needs."""
 
+import re
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -14,6 +15,9 @@ from optogram.params import Params, load_params
 
 # Bytes an image of a cache artifact, from the schemas in ARCHITECTURE.md.
 FLOAT = 4
+# Options of DVC remotes that let their holder in (ask_password and the like only say to ask), and URLs with a password.
+SECRET = re.compile(r"^(?!ask_).*(password|passphrase|secret|token|access_key|account_key|connection_string)")
+PASSWORD_IN_URL = re.compile(r"://[^/@]*:[^/@]+@")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ def findings(params_path: Path = Path("params.yaml")) -> list[Finding]:
     memory = psutil.virtual_memory()
     state = "ok" if memory.available > 4e9 else "note"
     found.append(Finding(state, "memory", f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB"))
+    found += remotes()
     free = shutil.disk_usage(".").free
     try:
         params = load_params(params_path)
@@ -48,6 +53,38 @@ def findings(params_path: Path = Path("params.yaml")) -> list[Finding]:
     if params.photos.splits and not Path(params.photos.path).exists() and not params.photos.path.startswith("hf:"):
         found.append(Finding("bad", "photos.path", f"{params.photos.path!r} does not exist"))
     return found
+
+
+def remotes(folder: Path = Path(".dvc")) -> list[Finding]:
+    """Of the DVC remotes: those that `dvc pull` does not verify, and secrets in the config that git has."""
+    from dvc.config import Config, ConfigError
+
+    if not (folder / "config").is_file():
+        return []
+    try:
+        config: Any = Config(str(folder.resolve()), validate=False)
+        committed = config.load_one("repo").get("remote", {})
+    except ConfigError as error:
+        return [Finding("bad", str(folder / "config"), str(error))]
+    found = []
+    for name, settings in sorted(config.get("remote", {}).items()):
+        if str(settings.get("verify", "")).lower() not in ("true", "yes", "on", "1"):
+            fix = f"dvc remote modify {name} verify true"
+            found.append(Finding("note", f"remote {name}", f"`dvc pull` would believe corrupted objects: `{fix}`"))
+        secrets = [option for option in sorted(committed.get(name, {})) if SECRET.search(option)]
+        if PASSWORD_IN_URL.search(str(committed.get(name, {}).get("url", ""))):
+            secrets.append("url")
+        for option in secrets:
+            found.append(Finding("bad", f"remote {name}", _moved(name, option)))
+    return found
+
+
+def _moved(name: str, option: str) -> str:
+    unset = "" if option == "url" else f"`dvc remote modify --unset {name} {option}`, then "
+    return (
+        f"a secret, {option}, stands in .dvc/config, which git shares. {unset}"
+        f"`dvc remote modify --local {name} {option} …` puts it into .dvc/config.local; change it if it was ever pushed"
+    )
 
 
 def needed_bytes(params: Params) -> int:

@@ -25,6 +25,10 @@ class ArtifactError(OptogramError):
     """An artifact that is missing, damaged, busy, too large for the disk, or of another protocol version."""
 
 
+class FlowError(OptogramError):
+    """A run that cannot start or go on: an unknown target, a checkout in use, a server or worker that is not there."""
+
+
 def nearest(name: str, known: list[str], count: int = 3) -> str:
     """A ' Did you mean …?' clause with the known names closest to `name`, or '' when none is close."""
     import difflib

@@ -1,14 +1,40 @@
 """Progress of long work: a live bar with rate and ETA on a terminal, a plain line now and then in a log."""
 
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-LOG_SECONDS = 10.0
+# `optogram run` reads the lines of its stages, and asks for them more often than a person would
+LOG_SECONDS = float(os.environ.get("OPTOGRAM_LOG_SECONDS", "10"))
+LINE = re.compile(r": ([\d,]+) of ([\d,]+) (.+), ([\d,]+ \S.*/s), (?:eta|took) (\d+) s$")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one progress line of a log says."""
+
+    done: int
+    total: int
+    unit: str
+    rate: str
+    eta: float
+
+
+def step(line: str) -> Step | None:
+    """The step that a line of a log tells of, as `progress` writes it; None if it is any other line."""
+    found = LINE.search(line)
+    if found is None:
+        return None
+    done, total, unit, rate, seconds = found.groups()
+    count, of = int(done.replace(",", "")), int(total.replace(",", ""))
+    return Step(count, of, unit, rate, 0.0 if count >= of else float(seconds))
 
 
 def say(text: str) -> None:

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-import xarray as xr
-
-from optogram.decompose.contributions import contributions
-from optogram.models.folder import load_clip
+from optogram.decompose.cache import caching
+from optogram.store.cluster import Once
 from stages.doorway import Doorway, run
 
 
@@ -13,19 +11,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write contributions/<model>/<split>."""
     sections = ("contributions.shard", "contributions.batch", "contributions.tokens")
     door = Doorway("contributions", argv, paths=("model", "images", "out"), sections=sections)
-    options = door.params.contributions
-    clip = load_clip(door.folder("model"), device=door.params.device)
-    images = door.open("images")
-
-    def compute(start: int, stop: int) -> xr.Dataset:
-        part = images.isel(image=slice(start, stop))
-        inputs = clip.preprocess(part.pixels.values)
-        found = contributions(clip.model, inputs, batch=options.batch)
-        if options.tokens == "class":
-            found = found.isel(token=[0])
-        return found.assign_coords(image=part.image.values)
-
-    door.write_shards(compute, "Direct contributions", total=images.sizes["image"], shard=options.shard)
+    options, total = door.params.contributions, door.open("images").sizes["image"]
+    inputs = door.folder("model").absolute(), door.path("images").absolute()
+    compute = Once(caching, *inputs, options.batch, options.tokens, door.params.device)
+    door.write_shards(compute, "Direct contributions", total=total, shard=options.shard)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,18 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from optogram.closure import closure_digest
+from optogram.closure import ROOT, closure, closure_digest
 from optogram.errors import ArtifactError, OptogramError
 from optogram.params import Params, load_params
-from optogram.store.digests import file_digest, folder_digest
+from optogram.store.cluster import on_cluster
+from optogram.store.digests import file_digest, files_digest, folder_digest
 from optogram.store.read import read
 from optogram.store.write import Provenance, scratch_folder, write_dataset, write_sharded
 
@@ -99,8 +101,15 @@ class Doorway:
         write_dataset(self.path("out").joinpath(*below), dataset, self.provenance(title))
 
     def write_shards(self, compute: Callable[[int, int], xr.Dataset], title: str, *, total: int, shard: int) -> None:
-        """Write the out shard by shard along `image`, resumably."""
-        write_sharded(self.path("out"), compute, self.provenance(title), total=total, shard=shard)
+        """Write the out shard by shard along `image`, resumably, on a Dask cluster if the params name one.
+
+        Where the shards are made is no part of what they are: `dask` is not recorded.
+        """
+        made, dask, runner = self.provenance(title), self.params.dask, None
+        if dask.address or dask.processes:
+            check = partial(check_code, self.stage, made.code)
+            runner = on_cluster(processes=dask.processes, address=dask.address, threads=dask.threads, check=check)
+        write_sharded(self.path("out"), compute, made, total=total, shard=shard, runner=runner)
 
     def write_metrics(self, values: dict[str, Any]) -> None:
         """Write the stage's metrics as sorted JSON, floats rounded to six digits, for `dvc metrics`."""
@@ -109,6 +118,22 @@ class Doorway:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(rounded(values), indent=1, sort_keys=True) + "\n")
         temporary.replace(path)
+
+
+def check_code(stage: str, code: str) -> None:
+    """ArtifactError if this process, a worker, has other code of the stage than the one that sent it work."""
+    found = files_digest({path: _first_seen(ROOT / path) for path in closure(f"stages.{stage}")})
+    if found != code:
+        raise ArtifactError(
+            f"A Dask worker has other code of the stage {stage} (in {ROOT}) than this run, or was started before a "
+            "change. Its shards would not fit: restart the workers from the same checkout."
+        )
+
+
+@cache
+def _first_seen(path: Path) -> str:
+    """A file's digest when a worker first looked: it imports a file once, whatever becomes of it later."""
+    return file_digest(path)
 
 
 def value_at(params: Params, key: str) -> Any:
@@ -131,12 +156,12 @@ def rounded(value: Any) -> Any:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage's `main`; a user's error is printed without a traceback and ends with status 1."""
+    """Run a stage's `main`; a user's error is printed without a traceback and ends with status 2."""
     try:
         main()
     except OptogramError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(2) from None  # 2: the same again would fail again (flows/child.py)
     except KeyboardInterrupt:
         print("Stopped. What was finished is kept; the same command resumes.", file=sys.stderr)
         raise SystemExit(130) from None

@@ -9,7 +9,8 @@ from stages.doorway import Doorway, run
 def main(argv: Sequence[str] | None = None) -> None:
     """Write textspan/<model>."""
     paths = ("contributions", "embeddings", "images", "out", "metrics")
-    sections = ("texts.pools", "texts.files", "textspan")
+    keys = (f"textspan.{key}" for key in ("layers", "rank", "size", "sizes"))
+    sections = ("texts.pools", "texts.files", *keys)
     door = Doorway("textspan", argv, paths=paths, sections=sections)
     options, images = door.params.textspan, door.open("images")
     found = describe(

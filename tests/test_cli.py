@@ -24,7 +24,7 @@ def optogram(*words, cwd=ROOT):
 
 def test_help_lists_the_commands():
     text = optogram("--help").stdout
-    for command in ("catalog", "open", "pull", "profile", "sync", "doctor"):
+    for command in ("catalog", "open", "pull", "profile", "sync", "doctor", "verify", "diff", "lineage", "gc"):
         assert command in text
 
 

@@ -9,6 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from optogram.closure import PACKAGES, closure, closure_digest
+from optogram.params import Params
 from optogram.pipeline import is_code, stage_module, synced
 
 ROOT = Path(__file__).parent.parent
@@ -90,6 +91,20 @@ def test_every_stage_is_described_and_touches_only_what_it_declares(name):
         elif flag.startswith("--") and value.startswith("artifacts/"):
             inside = [dep for dep in data if dep == value or dep.startswith(f"{value}/")]
             assert inside, f"{name} reads {value} but does not depend on it"
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_no_param_hides_a_key_that_dvc_s_run_cache_ignores(name):
+    """DVC 3.67 leaves nested keys called size and nfiles out of a run's key: it would restore another size's result."""
+
+    def keys(value):
+        return {*value, *(key for below in value.values() for key in keys(below))} if isinstance(value, dict) else set()
+
+    for param in STAGES[name].get("do", STAGES[name]).get("params", []):
+        value = Params().model_dump()
+        for part in param.split("."):
+            value = next(iter(value.values()), None) if part.startswith("${") else value[part]
+        assert not keys(value) & {"size", "nfiles"}, f"{name}: list the keys of {param} one by one"
 
 
 def test_the_shipped_checkpoint_is_found_up_to_date():

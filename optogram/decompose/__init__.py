@@ -7,14 +7,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optogram.decompose.contributions import contributions, token_scores
+    from optogram.decompose.effects import effect_norms, effect_projections, effects
     from optogram.decompose.expand import augmented, heads
+    from optogram.decompose.interventions import activation_means, first_order, indirect_effects, intervened
+    from optogram.decompose.second_order import directions, second_order
 
-__all__ = ["augmented", "contributions", "heads", "token_scores"]
+__all__ = [
+    "activation_means",
+    "augmented",
+    "contributions",
+    "directions",
+    "effect_norms",
+    "effect_projections",
+    "effects",
+    "first_order",
+    "heads",
+    "indirect_effects",
+    "intervened",
+    "second_order",
+    "token_scores",
+]
 
 _EXPORTS = {
+    "activation_means": "optogram.decompose.interventions",
     "augmented": "optogram.decompose.expand",
     "contributions": "optogram.decompose.contributions",
+    "directions": "optogram.decompose.second_order",
+    "effect_norms": "optogram.decompose.effects",
+    "effect_projections": "optogram.decompose.effects",
+    "effects": "optogram.decompose.effects",
+    "first_order": "optogram.decompose.interventions",
     "heads": "optogram.decompose.expand",
+    "indirect_effects": "optogram.decompose.interventions",
+    "intervened": "optogram.decompose.interventions",
+    "second_order": "optogram.decompose.second_order",
     "token_scores": "optogram.decompose.contributions",
 }
 

@@ -24,23 +24,23 @@ def contributions(
         own device; its training flags are put back.
     images: preprocessed floats.
     tokens: whether to compute `token`, which is the largest variable.
-    batch: images that go through the model at once; all of them by default.
+    batch: images that go through the model at once; all of them by default. Halved where memory runs out.
 
     Returns z, basis, scale, mean, bias, gain, offset, mlp, token and embedding as float32 numpy arrays; `layer`, `head`
     and `block` count from 0. Token 0 is the class token, the patches follow row by row. An attention-pooled model has
     one layer; its latent query is not attended to and has no residual path, so its token 0 and block 0 are zero.
     (xarray lists `token` among the coordinates, because it is also the name of a dimension.)
 
-    Raises ModelError if the model's architecture is not such a sum or if it gives a NaN, ShapeError if the images do
-    not have the model's size, DataError if they are not finite floats.
+    Raises ModelError if the model's architecture is not such a sum, if it gives a NaN or if one image is too much for
+    the device's memory, ShapeError if the images do not have the model's size, DataError if they are not finite floats.
     """
     target = tower(model)
     images = target.checked(images)
     with evaluating(target.visual), torch.inference_mode():
         maps = target.maps()
         per_image = {}
-        for rows, part in target.batches(images, batch):
-            for name, array in _batch(target, maps, part, tokens).items():
+        for rows, arrays in target.batches(images, batch, lambda part, _: _batch(target, maps, part, tokens)):
+            for name, array in arrays.items():
                 per_image.setdefault(name, np.empty((len(images), *array.shape[1:]), np.float32))[rows] = array
         shared = {name: getattr(maps, name).cpu().numpy() for name in ("basis", "bias", "gain", "offset")}
     _check_finite(images, per_image)
@@ -82,7 +82,8 @@ def token_scores(
                 f"directions have shape {tuple(along.shape)}, but this model embeds into (text, {maps.gain.shape[0]})."
             )
         reader = _Reader(maps, along, layers, heads, target.attended)
-        scores = np.concatenate([reader.read(target, part) for _, part in target.batches(images, batch)])
+        read = target.batches(images, batch, lambda part, _: reader.read(target, part))
+        scores = np.concatenate([part for _, part in read])
     coords = {"layer": list(layers), "head": list(heads), "token": range(target.tokens)}
     return xr.DataArray(scores, dims=("image", "layer", "head", "token", "text"), coords=coords, name="token_scores")
 

@@ -15,6 +15,7 @@ from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
 
 from optogram.errors import DataError, ModelError, ShapeError
+from optogram.models.batches import Found, in_batches
 
 SUPPORTED = (
     "Supported: open_clip ViTs with class-token pooling, final LayerNorm and projection (OpenAI, LAION, DFN, "
@@ -104,12 +105,12 @@ class Tower(ABC):
             )
         return images
 
-    def batches(self, images: Any, size: int | None) -> Iterator[tuple[slice, Float[Tensor, "image rgb y x"]]]:
-        """The checked images on the model's device and in its dtype, at most `size` at a time."""
+    def batches(
+        self, images: Any, size: int | None, work: Callable[[Float[Tensor, "image rgb y x"], slice], Found]
+    ) -> Iterator[tuple[slice, Found]]:
+        """(rows, work(images, rows)) of the checked images on the model's device, in its dtype; see `in_batches`."""
         images = self.checked(images)
-        for start in range(0, len(images), size or len(images)):
-            rows = slice(start, min(start + (size or len(images)), len(images)))
-            yield rows, images[rows].to(self.device, self.dtype)
+        return in_batches(len(images), size, lambda rows: work(images[rows].to(self.device, self.dtype), rows))
 
 
 def tower(model: nn.Module) -> Tower:

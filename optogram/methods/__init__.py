@@ -9,23 +9,35 @@ if TYPE_CHECKING:
     from optogram.methods.ablation import ablate_components, ablate_heads, ablate_layers, mean_ablate
     from optogram.methods.describe import describe
     from optogram.methods.joint import joint
+    from optogram.methods.neurons import ablate_effects, effect_means, largest_effects, rank_one, replace_effects
+    from optogram.methods.pools import prepare_texts
     from optogram.methods.roles import agreement, measured_roles, named_roles, neighbours, top_images
+    from optogram.methods.sparse import omp, omp_sizes, recompose
     from optogram.methods.spurious import debias, spurious_heads
     from optogram.methods.textspan import reconstruct, textspan, textspan_heads
 
 __all__ = [
     "ablate_components",
+    "ablate_effects",
     "ablate_heads",
     "ablate_layers",
     "agreement",
     "debias",
     "describe",
+    "effect_means",
     "joint",
+    "largest_effects",
     "mean_ablate",
     "measured_roles",
     "named_roles",
     "neighbours",
+    "omp",
+    "omp_sizes",
+    "prepare_texts",
+    "rank_one",
+    "recompose",
     "reconstruct",
+    "replace_effects",
     "spurious_heads",
     "textspan",
     "textspan_heads",
@@ -33,18 +45,27 @@ __all__ = [
 ]
 
 _EXPORTS = {
+    "ablate_effects": "neurons",
     "ablate_components": "ablation",
     "ablate_heads": "ablation",
     "ablate_layers": "ablation",
     "agreement": "roles",
     "debias": "spurious",
     "describe": "describe",
+    "effect_means": "neurons",
     "joint": "joint",
+    "largest_effects": "neurons",
     "mean_ablate": "ablation",
     "measured_roles": "roles",
     "named_roles": "roles",
     "neighbours": "roles",
+    "omp": "sparse",
+    "omp_sizes": "sparse",
+    "prepare_texts": "pools",
+    "recompose": "sparse",
+    "rank_one": "neurons",
     "reconstruct": "textspan",
+    "replace_effects": "neurons",
     "spurious_heads": "spurious",
     "textspan": "textspan",
     "textspan_heads": "textspan",

@@ -183,7 +183,8 @@ def _over_batches(
 ) -> Heatmaps:
     # out of any inference mode of the caller's, whose tensors could not be differentiated through
     with evaluating(target.visual), torch.inference_mode(False):
-        maps = [explain(part.clone(), rows).float().cpu().numpy() for rows, part in target.batches(images, batch)]
+        maps = target.batches(images, batch, lambda part, rows: explain(part.clone(), rows).float().cpu().numpy())
+        maps = [part for _, part in maps]
     return np.concatenate(maps).reshape(-1, *target.grid)
 
 

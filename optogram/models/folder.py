@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from optogram.errors import DataError, ModelError, ParamError, ShapeError
+from optogram.models.batches import in_batches
 
 BYTES_AND_MARKS = 514
 """Vocabulary beside the merges: 256 bytes, the same at a word's end, and the start and end of a text."""
@@ -216,11 +217,11 @@ def pick_device(device: str) -> torch.device:
 @torch.no_grad()
 def encode_texts(clip: Clip, texts: Sequence[str], batch: int = 256) -> Float32[Tensor, "text embed"]:
     """Unit embeddings of the texts, on the CPU. Raises DataError for a text too long for the model."""
-    parts = [
-        clip.model.encode_text(clip.tokenize(texts[k : k + batch]).to(clip.device), normalize=True).float().cpu()
-        for k in range(0, len(texts), batch)
-    ]
-    return torch.cat(parts)
+
+    def encode(rows: slice) -> Tensor:
+        return clip.model.encode_text(clip.tokenize(texts[rows]).to(clip.device), normalize=True).float().cpu()
+
+    return torch.cat([part for _, part in in_batches(len(texts), batch, encode)])
 
 
 @torch.no_grad()
@@ -228,11 +229,11 @@ def encode_images(
     clip: Clip, pixels: UInt8[np.ndarray, "image y x rgb"], batch: int = 256
 ) -> Float32[Tensor, "image embed"]:
     """Unit embeddings of the images, on the CPU. Raises ShapeError unless pixels are uint8 (image, y, x, rgb)."""
-    parts = [
-        clip.model.encode_image(clip.preprocess(pixels[k : k + batch]).to(clip.device), normalize=True).float().cpu()
-        for k in range(0, len(pixels), batch)
-    ]
-    return torch.cat(parts)
+
+    def encode(rows: slice) -> Tensor:
+        return clip.model.encode_image(clip.preprocess(pixels[rows]).to(clip.device), normalize=True).float().cpu()
+
+    return torch.cat([part for _, part in in_batches(len(pixels), batch, encode)])
 
 
 def _build(architecture: dict[str, Any], seed: int) -> CLIP:

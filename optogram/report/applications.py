@@ -9,7 +9,7 @@ import xarray as xr
 from optogram.report import figures
 from optogram.report.figures import Plot
 from optogram.report.findings import Findings, Model, labels, strings
-from optogram.report.formats import count, number, words
+from optogram.report.formats import ABLATED, METHODS, METRICS, count, number, words
 from optogram.report.images import heat_uri, mask_uri
 from optogram.report.made import made
 from optogram.report.panels import Context, Panel, percent_table
@@ -18,22 +18,6 @@ SAMPLES = 8
 VALUES = 40
 """Values of an attribute on a plot, at most: photographs may have a thousand classes."""
 BAD_FILES = 50
-ABLATED = {
-    "base": "nothing ablated",
-    "chosen": "heads named after the cue",
-    "random best": "random heads, best draw",
-    "random mean": "random heads, mean",
-    "same size best": "as many random, best draw",
-    "same size mean": "as many random, mean",
-}
-METHODS = {
-    "decomposition": "Ours",
-    "raw_attention": "Raw attention",
-    "rollout": "Rollout",
-    "grad_cam": "GradCAM",
-    "chefer": "Chefer et al.",
-}
-METRICS = {"pixel_accuracy": "pixel accuracy", "miou": "mIoU", "map": "mAP", "map_foreground": "mAP, foreground"}
 
 
 def images(context: Context) -> Panel:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
 from optogram.errors import DataError
 from optogram.report.formats import slugs
@@ -102,6 +103,17 @@ class Findings:
     def attribute_labels(self, dataset: xr.Dataset) -> list[str]:
         """Names along a dataset's `attribute` dimension."""
         return labels(dataset, "attribute") if "attribute" in dataset.coords else self.stored_attributes
+
+    def attributes_of(self, dataset: xr.Dataset) -> list[str]:
+        """The attributes that a dataset has, in the report's order."""
+        stored = self.attribute_labels(dataset)
+        return [name for name in self.attributes if name in stored]
+
+    def by_attribute(self, dataset: xr.Dataset, name: str, *dims: str) -> Float[np.ndarray, "... attribute"]:
+        """A variable with `attribute` last, in the report's order of attributes."""
+        stored = self.attribute_labels(dataset)
+        values = dataset[name].transpose(*dims, "attribute").values.astype(np.float64)
+        return values[..., [stored.index(a) for a in self.attributes_of(dataset)]]
 
 
 def collect(images: Datasets, models: Mapping[str, Datasets]) -> Findings:

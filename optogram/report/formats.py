@@ -8,6 +8,29 @@ from typing import Any
 
 import numpy as np
 
+CONDITIONS = {
+    "none": "nothing",
+    "mlps": "all MLPs",
+    "class_token": "class token",
+    "class_token+mlps": "class token and MLPs",
+}
+ABLATED = {
+    "base": "nothing ablated",
+    "chosen": "heads named after the cue",
+    "random best": "random heads, best draw",
+    "random mean": "random heads, mean",
+    "same size best": "as many random, best draw",
+    "same size mean": "as many random, mean",
+}
+METHODS = {
+    "decomposition": "Ours",
+    "raw_attention": "Raw attention",
+    "rollout": "Rollout",
+    "grad_cam": "GradCAM",
+    "chefer": "Chefer et al.",
+}
+METRICS = {"pixel_accuracy": "pixel accuracy", "miou": "mIoU", "map": "mAP", "map_foreground": "mAP, foreground"}
+
 
 def percent(value: float, digits: int = 1) -> str:
     """A share as per cent: 0.7312 -> 73.1%."""

@@ -67,14 +67,11 @@ class Context:
 
     def by_attribute(self, dataset: xr.Dataset, name: str, *dims: str) -> Float[np.ndarray, "... attribute"]:
         """A variable with `attribute` last, in the report's order of attributes."""
-        stored = self.findings.attribute_labels(dataset)
-        values = dataset[name].transpose(*dims, "attribute").values.astype(np.float64)
-        return values[..., [stored.index(a) for a in self.attributes(dataset)]]
+        return self.findings.by_attribute(dataset, name, *dims)
 
     def attributes(self, dataset: xr.Dataset) -> list[str]:
         """The attributes that a dataset has, in the report's order."""
-        stored = self.findings.attribute_labels(dataset)
-        return [a for a in self.findings.attributes if a in stored]
+        return self.findings.attributes_of(dataset)
 
     def colours(self, names: Sequence[str]) -> list[str]:
         """The attributes' colours."""

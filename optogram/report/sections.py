@@ -5,15 +5,8 @@ import numpy as np
 from optogram.report import figures
 from optogram.report.figures import Plot
 from optogram.report.findings import Head, Model, labels, numbers, strings
-from optogram.report.formats import number, p_value, percent, points, words
+from optogram.report.formats import CONDITIONS, number, p_value, percent, points, words
 from optogram.report.panels import Context, Panel, Table, percent_table
-
-CONDITIONS = {
-    "none": "nothing",
-    "mlps": "all MLPs",
-    "class_token": "class token",
-    "class_token+mlps": "class token and MLPs",
-}
 
 
 def accuracy(context: Context, model: Model) -> Panel:

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optogram.report.applications import METHODS
 from optogram.report.findings import Findings, Model, labels
-from optogram.report.formats import count, p_value, percent, points
+from optogram.report.formats import METHODS, count, p_value, percent, points
 from optogram.report.panels import Context
 
 

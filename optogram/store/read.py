@@ -6,18 +6,20 @@ import numpy as np
 import xarray as xr
 
 from optogram.errors import ArtifactError, nearest
+from optogram.store.rows import LocalEntrypoint
 from optogram.store.write import PROTOCOL
 
 
 def read(path: Path, *, chunks: dict[str, int] | None = None) -> xr.Dataset:
     """Open the artifact at `path` lazily; `chunks={}` for dask arrays in the stored chunks.
 
-    Raises ArtifactError if there is none (naming its neighbours) or if it was written by another protocol version.
+    Raises ArtifactError if there is none (naming its neighbours) or if it was written by another protocol version;
+    later, when values are read, for a file that is missing, cut short or damaged.
     """
     if not (path / "zarr.json").is_file():
         beside = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
         raise ArtifactError(f"No artifact at {path}.{nearest(path.name, beside)} `dvc repro` makes it.")
-    return checked(xr.open_zarr(path, chunks=chunks, zarr_format=3), str(path))  # type: ignore[arg-type]
+    return checked(xr.open_dataset(path, engine=LocalEntrypoint, chunks=chunks), str(path))
 
 
 def checked(dataset: xr.Dataset, name: str) -> xr.Dataset:

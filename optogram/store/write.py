@@ -1,29 +1,32 @@
 """Writing artifacts: sharded, crash-safe, resumable Zarr groups that appear whole or not at all."""
 
+import errno
 import fcntl
-import json
-import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 import zarr
-from zarr.codecs import ZstdCodec
 from zarr.errors import ZarrUserWarning
 
 from optogram.errors import ArtifactError
 from optogram.progress import progress, say
-from optogram.store.digests import canonical, file_digest, files_digest, value_digest
+from optogram.store.digests import canonical, files_digest, value_digest
+from optogram.store.shards import LAYOUT, Compute, Work, bytes_a_row, make, seal, sync
 
 PROTOCOL = 1
-CHUNK_BYTES = 1 << 20
 DISK_RESERVE = 256 << 20
+
+Run = Callable[[Iterable[int]], Iterator[int]]
+"""Makes the pieces of work with these numbers; yields each when it is marked."""
+
+Runner = Callable[[Work, Compute], AbstractContextManager[Run]]
 
 
 @dataclass(frozen=True)
@@ -65,59 +68,69 @@ def write_dataset(out: Path, dataset: xr.Dataset, provenance: Provenance, *, scr
 
 def write_sharded(
     out: Path,
-    compute: Callable[[int, int], xr.Dataset],
+    compute: Compute,
     provenance: Provenance,
     *,
     total: int,
     shard: int,
     dim: str = "image",
     scratch: Path = Path(".scratch"),
+    runner: Runner | None = None,
 ) -> None:
     """Write an artifact of `total` rows along `dim`, `shard` rows at a time, resuming where an earlier run stopped.
 
     `compute(start, stop)` returns the Dataset of these rows and must depend on nothing else; variables without `dim`
-    (they must not vary) are kept from the first shard. Raises ArtifactError if `out` exists, if another process is
-    making it, if the disk is too small for it, or if `compute` gives a NaN or an infinity.
+    (they must not vary) are kept from a first call, for one row, which also lays out the store. `runner` makes the
+    shards elsewhere (`optogram.store.cluster`); by default they are made here, one after the other.
+
+    Raises ArtifactError if `out` exists, if another process is making it, if the disk is too small for it or fills up,
+    or if `compute` gives a NaN or an infinity. What was finished is kept.
     """
     if total < 1:
         raise ArtifactError(f"{out}: nothing to write: {total} rows along {dim!r}, expected at least 1.")
-    shard = min(shard, total)
+    label = f"{provenance.stage} -> {out}"
     with scratch_folder(scratch, provenance, out) as folder:
-        store, marks = folder / "store", folder / "marks"
-        marks.mkdir(exist_ok=True)
-        starts = range(0, total, shard)
-        done = {int(mark.stem) for mark in marks.glob("*.json") if _intact(store, mark)}
-        if 0 not in done:  # the first shard lays out the store, so nothing is kept without it
-            for path in (store, marks):
-                shutil.rmtree(path, ignore_errors=True)
-            marks.mkdir()
-            done = set()
-        label = f"{provenance.stage} -> {out}"
-        kept = sum(min(shard, total - starts[number]) for number in done)
-        with progress(label, total, dim or "table", done=kept) as advance:
-            for number, start in enumerate(starts):
-                if number in done:
-                    continue
-                rows = min(shard, total - start)
-                if (
-                    number
-                ):  # what a cut-off run left of this shard: zarr would read it back to fill up a last, partial one
-                    for left in store.glob(f"*/c/{number}"):
-                        shutil.rmtree(left) if left.is_dir() else left.unlink()
-                part = compute(start, start + rows)
-                _check_part(part, out, dim, start, rows)
-                if number == 0:
-                    need = _check_disk(folder, part, dim, total, out)
-                    if dim:
-                        say(f"{label}: about {need / 1e6:,.0f} MB on disk")
-                    _lay_out(store, part, dim, total, shard)
-                files = _write_part(store, part, dim, start, shard, first=number == 0)
-                _write_atomically(marks / f"{number:06d}.json", canonical(files))
-                advance(rows)
-        _finish(store, marks, provenance)
+        work = Work(folder.absolute(), out, dim, total, min(shard, total))
+        done = work.finished()
+        kept = sum(work.rows(number) for number in done)
+        with (
+            _disk_full_explained(work),
+            (runner or in_turn)(work, compute) as run,
+            progress(label, total, dim or "table", done=kept) as advance,
+        ):
+            if LAYOUT not in done:
+                for number in run([LAYOUT]):
+                    advance(work.rows(number))
+            need = bytes_a_row(work) * (total - kept)
+            _check_disk(work, need)
+            if dim and LAYOUT not in done:
+                say(f"{label}: about {need / 1e6:,.0f} MB on disk")
+            for number in run([number for number in range(work.count()) if number not in done]):
+                advance(work.rows(number))
+        _finish(work, provenance)
         out.parent.mkdir(parents=True, exist_ok=True)
-        store.replace(out)
-        _sync_folder(out.parent)
+        work.store.replace(out)
+        sync(out.parent)
+
+
+@contextmanager
+def in_turn(work: Work, compute: Compute) -> Iterator[Run]:
+    """Make shards in this process, one after the other; while one is computed, the last is forced to the disk."""
+    with ThreadPoolExecutor(1) as background:
+
+        def run(numbers: Iterable[int]) -> Iterator[int]:
+            sealed: tuple[int, Future[None]] | None = None
+            for number in numbers:
+                files = make(work, compute, number)
+                if sealed:
+                    sealed[1].result()
+                    yield sealed[0]
+                sealed = number, background.submit(seal, work, number, files)
+            if sealed:
+                sealed[1].result()
+                yield sealed[0]
+
+        yield run
 
 
 @contextmanager
@@ -141,109 +154,33 @@ def scratch_folder(scratch: Path, provenance: Provenance, out: Path) -> Iterator
         Path(lock.name).unlink()
 
 
-def _intact(store: Path, mark: Path) -> bool:
-    """Whether a shard's mark is there and every file it names still has the bytes it had."""
-    try:
-        files: dict[str, str] = json.loads(mark.read_text())
-        return all(file_digest(store / name) == digest for name, digest in files.items())
-    except (OSError, ValueError):
-        return False
-
-
-def _check_part(part: xr.Dataset, out: Path, dim: str, start: int, rows: int) -> None:
-    if dim and part.sizes.get(dim) != rows:
-        raise ArtifactError(f"{out}: rows {start} to {start + rows} have {part.sizes.get(dim)} entries along {dim!r}.")
-    for name, variable in sorted(part.variables.items()):  # `token` is both a variable and a dimension: a coordinate
-        values = variable.values
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
-            if variable.dims[:1] == (dim,):
-                where = (where[0] + start, *where[1:])
-            index = ", ".join(f"{d}={i}" for d, i in zip(variable.dims, where, strict=True))
-            raise ArtifactError(
-                f"{out}: {name} has a NaN or infinite value, first at {index}. Expected finite numbers: check the "
-                "model's weights and the input images; nothing was written."
-            )
-
-
-def _check_disk(folder: Path, part: xr.Dataset, dim: str, total: int, out: Path) -> int:
-    """Estimated bytes of the whole artifact; ArtifactError if the disk has not that much."""
-    sharded = sum(v.nbytes for v in part.variables.values() if v.dims[:1] == (dim,))
-    fixed = sum(v.nbytes for v in part.variables.values() if v.dims[:1] != (dim,))
-    need = sharded * total // max(part.sizes.get(dim, 1), 1) + fixed
-    free = shutil.disk_usage(folder).free
-    if need + DISK_RESERVE > free:
+def _check_disk(work: Work, need: int) -> None:
+    free = shutil.disk_usage(work.folder).free
+    if need and need + DISK_RESERVE > free:
         raise ArtifactError(
-            f"{out} needs about {need / 1e9:,.2f} GB, but the disk has {free / 1e9:,.2f} GB free and "
+            f"{work.out} needs about {need / 1e9:,.2f} GB, but the disk has {free / 1e9:,.2f} GB free and "
             f"{DISK_RESERVE / 1e9:,.2f} GB are kept in reserve. Free some space, or lower the number of images."
         )
-    return need
 
 
-def _row_chunk(row_bytes: int, shard: int) -> int:
-    """The largest divisor of the shard whose chunks stay within about 1 MB (one row at the least)."""
-    return max(n for n in range(1, shard + 1) if shard % n == 0 and (n == 1 or n * row_bytes <= CHUNK_BYTES))
+@contextmanager
+def _disk_full_explained(work: Work) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(work.folder).free
+        kept = len(list(work.marks.glob("[0-9]*.json")))
+        raise ArtifactError(
+            f"{work.out}: the disk of {work.folder} is full ({free / 1e6:,.1f} MB free, {error.strerror}). "
+            f"{kept} of {work.count()} shards are finished and kept: free some space, and the same command resumes."
+        ) from None
 
 
-def _lay_out(store: Path, part: xr.Dataset, dim: str, total: int, shard: int) -> None:
-    """Create every array's metadata. Raw floats and pixels (measured: fastest to read); zstd for labels and masks."""
-    group = zarr.open_group(store, mode="w", zarr_format=3, attributes=dict(sorted(part.attrs.items())))
-    for name, variable in sorted(part.variables.items()):
-        split = variable.dims[:1] == (dim,)
-        rest = variable.shape[1:] if split else variable.shape
-        shape = (total, *rest) if split else variable.shape
-        text = variable.dtype.kind in "OUT"
-        chunks = (shard, *rest) if split else tuple(max(n, 1) for n in shape)
-        options: dict[str, Any] = {"chunks": chunks, "fill_value": "" if text else np.zeros((), variable.dtype)[()]}
-        if split and not text:
-            row_bytes = int(np.prod(rest, dtype=np.int64)) * variable.dtype.itemsize
-            options["chunks"] = (_row_chunk(row_bytes, shard), *rest)
-            # the index at the start: DVC's lazy remote reads fail on an index at the end
-            options["shards"] = {"shape": (shard, *rest), "index_location": "start"}
-        raw = variable.dtype.kind == "f" or variable.dims[-1:] == ("rgb",) or text
-        group.create_array(
-            str(name),
-            shape=shape,
-            dtype="str" if text else variable.dtype,
-            compressors=None if raw else ZstdCodec(level=3),
-            dimension_names=[str(d) for d in variable.dims],
-            attributes=dict(sorted(variable.attrs.items())),
-            config={"write_empty_chunks": True},
-            **options,
-        )
-
-
-def _write_part(store: Path, part: xr.Dataset, dim: str, start: int, shard: int, *, first: bool) -> dict[str, str]:
-    """Write one shard of every array (and on the first the arrays without `dim`); return its files' digests."""
-    group = zarr.open_group(store, mode="r+")
-    files: dict[str, str] = {}
-    for name, variable in sorted(part.variables.items()):
-        array = group[str(name)]
-        assert isinstance(array, zarr.Array)
-        split = variable.dims[:1] == (dim,)
-        if not split and not first:
-            continue
-        values = variable.values.astype(object) if variable.dtype.kind in "OUT" else variable.values
-        if split:
-            array[start : start + len(values)] = values
-        else:
-            array[...] = values
-        prefix = f"{name}/c/{start // shard}" if split else f"{name}/c"
-        written = [store / prefix] if (store / prefix).is_file() else sorted((store / prefix).rglob("*"))
-        if first:
-            written.append(store / str(name) / "zarr.json")
-        for path in written:
-            if path.is_file():
-                _sync_file(path)
-                files[path.relative_to(store).as_posix()] = file_digest(path)
-    return files
-
-
-def _finish(store: Path, marks: Path, provenance: Provenance) -> None:
+def _finish(work: Work, provenance: Provenance) -> None:
     """Digest the content, write the root attributes, consolidate the metadata, drop what no mark names."""
-    files: dict[str, str] = {}
-    for mark in sorted(marks.glob("*.json")):
-        files |= json.loads(mark.read_text())
+    store, files = work.store, work.files()
     for path in sorted(store.rglob("*")):
         if path.is_file() and path.relative_to(store).as_posix() not in files and path != store / "zarr.json":
             path.unlink()
@@ -252,25 +189,4 @@ def _finish(store: Path, marks: Path, provenance: Provenance) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
         zarr.consolidate_metadata(store)
-    _sync_file(store / "zarr.json")
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    _sync_file(temporary)
-    temporary.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(store / "zarr.json")

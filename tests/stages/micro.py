@@ -30,6 +30,7 @@ INSTANCES = {
     "contributions": [{"item.model": "smoke", "item.split": split} for split in ("reference", "eval", "biased")],
     **{name: [{"item": "smoke"}] for name in ("ablation", "textspan", "roles", "spurious", "segmentation", "joint")},
     "report": [{}],
+    "figures": [{}],
 }
 
 

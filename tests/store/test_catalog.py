@@ -122,3 +122,16 @@ def test_pull_says_what_to_do_where_no_remote_has_it(clone, monkeypatch, tmp_pat
     with pytest.raises(ArtifactError, match="`dvc repro`"):
         optogram.pull("contributions/demo")
     assert not Path("artifacts/contributions/demo").exists()
+
+
+def test_folders_of_files_are_told_by_their_index(tmp_path):
+    kinds = {"models/demo": "config.json", "report": "index.html", "figures": "index.json"}
+    for name, file in kinds.items():
+        (tmp_path / "artifacts" / name).mkdir(parents=True)
+        (tmp_path / "artifacts" / name / file).write_text("{}")
+    frame = optogram.catalog(repo=str(tmp_path))
+    assert dict(zip(frame["name"], frame["kind"], strict=True)) == {
+        "figures": "figures",
+        "models/demo": "model",
+        "report": "report",
+    }

@@ -1,0 +1,87 @@
+"""Room report: a run's key figures as PNG files with an index.json, for places that cannot show the HTML report."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import xarray as xr
+
+from optogram.errors import ArtifactError
+from optogram.report import drawings
+from optogram.report.drawings import Drawn
+from optogram.report.findings import Datasets, Findings, Model, collect
+from optogram.report.sheet import plain_style
+from optogram.store.digests import value_digest
+
+DRAWERS: dict[str, Callable[[Findings, Model, xr.Dataset], Drawn | None]] = {
+    "ablation": drawings.ablation,
+    "textspan": drawings.textspan,
+    "roles": drawings.roles,
+    "spurious": drawings.spurious,
+    "segmentation": drawings.segmentation,
+}
+
+
+@dataclass(frozen=True)
+class Still:
+    """One figure: its file name, what it is, what to see in it, the model it is about, and its PNG bytes."""
+
+    file: str
+    title: str
+    caption: str
+    model: str
+    png: bytes
+
+    @property
+    def entry(self) -> dict[str, str]:
+        """Its row in index.json."""
+        return {"file": self.file, "title": self.title, "caption": self.caption, "model": self.model}
+
+
+def write_stills(out: Path, images: Datasets, models: Mapping[str, Datasets], *, scratch: Path | None = None) -> None:
+    """Write the folder `out`: a PNG a figure and model, and index.json, which lists them.
+
+    `images` and `models` are as `build_report` takes them; of `images` the eval split is enough. A finding that is
+    absent or skipped gives no figure. The same artifacts give the same bytes. `out` appears whole or not at all; what
+    is unfinished lies in `scratch`, or beside `out`. Raises ArtifactError if `out` exists, DataError if there are no
+    images or no models.
+    """
+    found = sorted(stills(collect(images, models)), key=lambda still: still.file)
+    if out.exists():
+        raise ArtifactError(f"{out} exists and is never overwritten. Remove it (`dvc repro` does), or name another.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=scratch or out.parent))
+    try:
+        folder = unfinished / "figures"
+        folder.mkdir()
+        for still in found:
+            (folder / still.file).write_bytes(still.png)
+        index = json.dumps([still.entry for still in found], ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+        (folder / "index.json").write_text(index, encoding="utf-8", errors="backslashreplace")
+        folder.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def stills(findings: Findings) -> Iterator[Still]:
+    """The figures of all models, each drawn when it is asked for."""
+    for model in findings.models:
+        for kind, draw in DRAWERS.items():
+            part = model.part(kind)
+            if part is None:
+                continue
+            with plain_style():
+                drawn = draw(findings, model, part)
+                png = b"" if drawn is None else drawn[2].png()
+            if drawn is not None:
+                title, caption, sheet = drawn
+                short = "".join(f" “{shown}” stands for “{name}”." for shown, name in sheet.shortened)
+                yield Still(f"{_stem(model.slug)}-{kind}.png", title, caption + short, model.name, png)
+
+
+def _stem(slug: str) -> str:
+    """A file name's beginning that file systems take, and that stays distinct when it is cut."""
+    return slug if len(slug) <= 100 else f"{slug[:90]}-{value_digest(slug)[:8]}"
