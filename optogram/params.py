@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
@@ -196,6 +196,63 @@ class Joint(Section):
     images: PositiveInt = Field(default=4, description="images shown a head")
 
 
+class SecondOrder(Section):
+    """Second-order effects of neurons: what an MLP sends to the embedding through the heads after it."""
+
+    layers: list[NonNegativeInt] = Field(default=[0, 1, 2], description="MLP layers, from 0; the last one has no effect")
+    splits: list[str] = Field(default=["reference", "eval"], description="reference gives directions, eval the rest")
+    shard: PositiveInt = Field(default=512, description="images a shard")
+    batch: PositiveInt = Field(default=64, description="images a forward pass")
+
+
+class Neurons(Section):
+    """Neurons: their directions, texts and groups."""
+
+    largest: PositiveInt = Field(default=100, description="images with the largest effects, which give the direction")
+    sizes: list[PositiveInt] = Field(default=[4, 8, 16, 32, 64, 128], description="texts m on the accuracy curve")
+    shown: PositiveInt = Field(default=512, description="neurons of a layer with a page of their own")
+    images: PositiveInt = Field(default=8, description="top images a neuron, with their activation maps")
+    texts: PositiveInt = Field(default=8, description="texts a neuron that its page shows and that form its groups")
+    separation: float = Field(default=0.3, gt=0, lt=1, description="silhouette from which groups count as separate")
+    permutations: PositiveInt = Field(default=1000, description="for the p-value of the agreement with the labels")
+
+
+class Indirect(Section):
+    """Indirect effects: each neuron is intervened on, one by one, which is slow."""
+
+    images: PositiveInt = Field(default=64, description="images of reference")
+    largest: PositiveInt = Field(default=32, description="images with the largest effects, which give the direction")
+    neurons: PositiveInt | None = Field(default=None, description="the first so many of a layer; null = all")
+
+
+class Concepts(Section):
+    """Concepts that an image's active neurons name."""
+
+    images: PositiveInt = Field(default=200, description="images of eval that are looked at")
+    shown: PositiveInt = Field(default=8, description="images shown in the report")
+    texts: PositiveInt = Field(default=10, description="concepts an image")
+    percentile: float = Field(default=98, gt=0, lt=100, description="of a neuron's norms: above it, it is active")
+
+
+class Adversarial(Section):
+    """Semantic adversarial examples for pairs of classes."""
+
+    attribute: str = Field(default="shape", description="whose values are the classes")
+    pairs: list[tuple[str, str]] = Field(
+        default=[("circle", "square"), ("square", "circle"), ("triangle", "star"), ("star", "cross"), ("ring", "circle")],
+        description="true class, then the class that the image shall be taken for",
+    )
+    pool: str = Field(default="descriptions", description="text pool that cues are mined from")
+    sparsity: PositiveInt = Field(default=16, description="texts in a neuron's decomposition")
+    neurons: PositiveInt = Field(default=100, description="neurons that write most along the pair's difference")
+    phrases: PositiveInt = Field(default=25, description="candidate phrases")
+    descriptions: PositiveInt = Field(default=50, description="descriptions generated a task, of which some are drawn")
+    chosen: PositiveInt = Field(default=10, description="descriptions drawn a repeat")
+    images: PositiveInt = Field(default=10, description="images a description")
+    repeats: PositiveInt = 3
+    generator: str = Field(default="grammar", description="grammar, or transformers:NAME-OR-FOLDER")
+
+
 class Dask(Section):
     """Where the shards of a cache are computed; the bytes are the same everywhere."""
 
@@ -229,6 +286,11 @@ class Params(Section):
     spurious: Spurious = Spurious()
     segmentation: Segmentation = Segmentation()
     joint: Joint = Joint()
+    second_order: SecondOrder = SecondOrder()
+    neurons: Neurons = Neurons()
+    indirect: Indirect = Indirect()
+    concepts: Concepts = Concepts()
+    adversarial: Adversarial = Adversarial()
     dask: Dask = Dask()
     verify: Verify = Verify()
 
