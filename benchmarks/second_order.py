@@ -34,7 +34,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def _rows() -> list[dict[str, Any]]:
-    model, images = _model(), torch.randn(IMAGES, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    model, images = random_clip(), torch.randn(IMAGES, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     ds = second_order(model, images, LAYER)
     form = rank_one(ds)
     r, d, constant = tensor(form.r), tensor(ds.D), tensor(ds.constant)
@@ -164,9 +164,9 @@ def _expanded(c: Tensor, d: Tensor, constant: Tensor, r: Tensor) -> tuple[Tensor
     return phi.norm(dim=2), (phi * r).sum(2)
 
 
-def _model() -> CLIP:
+def random_clip(name: str = MODEL) -> CLIP:
     """A random open_clip model with a small text tower, which nothing here uses; biases and gains not neutral."""
-    config = open_clip.get_model_config(MODEL)
+    config = open_clip.get_model_config(name)
     assert config is not None
     text = CLIPTextCfg(context_length=8, vocab_size=50, width=32, heads=2, layers=1)
     with torch.random.fork_rng():
@@ -200,7 +200,7 @@ def _peak_in_subprocess() -> int:
 
 def _measure_peak() -> int:
     torch.set_num_threads(THREADS)
-    ds = second_order(_model(), torch.randn(IMAGES, 3, 224, 224), LAYER)
+    ds = second_order(random_clip(), torch.randn(IMAGES, 3, 224, 224), LAYER)
     form = rank_one(ds)
     space, c, constant = NeuronSpace.of(tensor(ds.D)), tensor(ds.c).flatten(1, 2), tensor(ds.constant)
     space.norms(c, constant)

@@ -210,18 +210,24 @@ class Neurons(Section):
 
     largest: PositiveInt = Field(default=100, description="images with the largest effects, which give the direction")
     sizes: list[PositiveInt] = Field(default=[4, 8, 16, 32, 64, 128], description="texts m on the accuracy curve")
+    sparsity: PositiveInt = Field(default=16, description="texts m in whose coefficients a neuron is told")
     shown: PositiveInt = Field(default=512, description="neurons of a layer with a page of their own")
     images: PositiveInt = Field(default=8, description="top images a neuron, with their activation maps")
     texts: PositiveInt = Field(default=8, description="texts a neuron that its page shows and that form its groups")
     separation: float = Field(default=0.3, gt=0, lt=1, description="silhouette from which groups count as separate")
     permutations: PositiveInt = Field(default=1000, description="for the p-value of the agreement with the labels")
 
+    @property
+    def curve(self) -> list[int]:
+        """The sizes, `sparsity` among them."""
+        return sorted({*self.sizes, self.sparsity})
+
 
 class Indirect(Section):
     """Indirect effects: each neuron is intervened on, one by one, which is slow."""
 
-    images: PositiveInt = Field(default=64, description="images of reference")
-    largest: PositiveInt = Field(default=32, description="images with the largest effects, which give the direction")
+    images: PositiveInt = Field(default=32, description="images of reference")
+    largest: PositiveInt = Field(default=16, description="images with the largest effects, which give the direction")
     neurons: PositiveInt | None = Field(default=None, description="the first so many of a layer; null = all")
 
 
@@ -243,7 +249,6 @@ class Adversarial(Section):
         description="true class, then the class that the image shall be taken for",
     )
     pool: str = Field(default="descriptions", description="text pool that cues are mined from")
-    sparsity: PositiveInt = Field(default=16, description="texts in a neuron's decomposition")
     neurons: PositiveInt = Field(default=100, description="neurons that write most along the pair's difference")
     phrases: PositiveInt = Field(default=25, description="candidate phrases")
     descriptions: PositiveInt = Field(default=50, description="descriptions generated a task, of which some are drawn")

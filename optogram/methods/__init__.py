@@ -9,7 +9,14 @@ if TYPE_CHECKING:
     from optogram.methods.ablation import ablate_components, ablate_heads, ablate_layers, mean_ablate
     from optogram.methods.describe import describe
     from optogram.methods.joint import joint
-    from optogram.methods.neurons import ablate_effects, effect_means, largest_effects, rank_one, replace_effects
+    from optogram.methods.neurons import (
+        ablate_effects,
+        effect_means,
+        largest_effects,
+        rank_one,
+        replace_effects,
+        through_heads,
+    )
     from optogram.methods.pools import prepare_texts
     from optogram.methods.roles import agreement, measured_roles, named_roles, neighbours, top_images
     from optogram.methods.sparse import omp, omp_sizes, recompose
@@ -41,6 +48,7 @@ __all__ = [
     "spurious_heads",
     "textspan",
     "textspan_heads",
+    "through_heads",
     "top_images",
 ]
 

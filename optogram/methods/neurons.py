@@ -50,13 +50,15 @@ def largest_effects(norms: xr.DataArray, count: int = 100) -> xr.DataArray:
     return norms.transpose("image", "neuron").copy(data=found).rename("largest")
 
 
-def rank_one(ds: xr.Dataset, count: int = 100) -> xr.Dataset:
+def rank_one(ds: xr.Dataset, count: int = 100, *, norms: xr.DataArray | None = None) -> xr.Dataset:
     """The rank-1 form phi_n(I) ~ x_n(I) r_n + b_n of every neuron's effects over these images (section 3.3).
 
     b_n is the mean effect over all images. r_n is the first principal component of the `count` effects of the largest
     norm about b_n, of unit length; x_n(I) = <phi_n(I) - b_n, r_n>. In the thesis x_n is a norm: the sign of r_n is the
     one that makes these effects' mean projection on it positive, so that x_n is a length where the effect is large. All
     is found among the images' dot products, from c, the Gram matrix of D and the span of the constants.
+
+    norms: of `effect_norms`, if they are at hand.
 
     Returns r, b (neuron, embed), `top` (neuron, rank), positions of the images with the largest effects, largest
     first, `norm` (neuron, rank), `explained` (neuron), the share of r_n in the sum of squares of these effects about
@@ -66,8 +68,9 @@ def rank_one(ds: xr.Dataset, count: int = 100) -> xr.Dataset:
     Raises ParamError for a count below 1, ShapeError if a variable is missing.
     """
     check(ds)
-    means, norms = effect_means(ds), effect_norms(ds).values
-    top = _top(norms, count)
+    means = effect_means(ds)
+    lengths = (effect_norms(ds) if norms is None else norms).transpose("image", "neuron").values
+    top = _top(lengths, count)
     constant_mean = tensor(means.constant)
     span = _Span.of(tensor(ds.constant) - constant_mean)
     neurons, embed = ds.sizes["neuron"], ds.sizes["embed"]
@@ -88,9 +91,24 @@ def rank_one(ds: xr.Dataset, count: int = 100) -> xr.Dataset:
         r=(("neuron", "embed"), r),
         b=(("neuron", "embed"), b),
         top=(("neuron", "rank"), top),
-        norm=(("neuron", "rank"), np.take_along_axis(norms.T, top, 1)),
+        norm=(("neuron", "rank"), np.take_along_axis(lengths.T, top, 1)),
         explained=(("neuron",), explained),
     )
+
+
+def through_heads(ds: xr.Dataset, form: xr.Dataset) -> xr.DataArray:
+    """What part of x_n passes each later head, (layer, head, neuron) float32: mean over the neuron's largest effects.
+
+    Their sum over layers and heads is the mean of x_n over these effects, but for the constant's share, which is in no
+    head. form: what `rank_one` found on this very `ds`. Raises ShapeError as `replace_effects`.
+    """
+    mean, _ = _fitted(ds, form, ds.constant.values)
+    found = np.empty(ds.c.shape[1:], np.float32)
+    for part in neuron_blocks(ds):
+        along = torch.einsum("lhne,ne->lhn", tensor(ds.D[:, :, part]), tensor(form.r[part]))
+        beyond = _gathered(ds, form.top.values, part).mean(1).T - tensor(mean.c[:, :, part]).flatten(0, 1)
+        found[:, :, part] = (along * beyond.unflatten(0, along.shape[:2])).numpy()
+    return ds.D[..., 0].drop_vars("embed", errors="ignore").copy(data=found).rename("through")
 
 
 def ablate_effects(

@@ -1,0 +1,110 @@
+"""Method room, descriptions of neurons: direction, texts, top images, groups, and whether texts and images agree."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float32, Int
+
+from optogram.decompose.activations import token_activations
+from optogram.decompose.effects import effect_norms
+from optogram.errors import DataError
+from optogram.methods.groups import separated
+from optogram.methods.neuron_labels import named_values, shared_values, value_agreement
+from optogram.methods.neuron_texts import neuron_texts
+from optogram.methods.neurons import rank_one, through_heads
+from optogram.methods.pools import prepare_texts
+from optogram.models.folder import Clip
+
+_NEURONS = 256
+"""Neurons whose top images' embeddings are held at once."""
+
+
+def describe_neurons(
+    effects: xr.Dataset,
+    pools: Mapping[str, xr.Dataset],
+    labels: xr.DataArray,
+    value_name: xr.DataArray,
+    *,
+    largest: int,
+    percentile: float,
+    sizes: Sequence[int],
+    sparsity: int,
+    steps: int,
+    separation: float,
+    seed: int,
+    permutations: int,
+) -> xr.Dataset:
+    """What the neurons of one MLP write: neurons/<model>/<layer> of ARCHITECTURE.md, all but the activation maps.
+
+    effects: `second_order/<model>/<split>/<layer>` with a coordinate `image`; pools: name -> `embeddings/<model>/<pool>`,
+    of which the first names the neurons; labels (image, attribute), value_name (attribute, value): of the same images.
+    The other arguments are params (`neurons`, `concepts.percentile`). Raises as `rank_one` and `neuron_texts`.
+    """
+    norms = effect_norms(effects)
+    form = rank_one(effects, largest, norms=norms)
+    top = form["top"].values
+    told = neuron_texts(form["r"], pools, sizes, sparsity=sparsity, steps=steps)
+    found = form.drop_vars("top").assign(
+        top_image=(("neuron", "rank"), effects["image"].values.astype(str)[top]),
+        threshold=("neuron", np.percentile(norms.values, percentile, axis=0).astype(np.float32)),
+        through=through_heads(effects, form),
+        **told.data_vars,
+    )
+    pool = next(iter(pools.values()))
+    for name, (groups, counts) in {
+        "image": _image_groups(effects["embedding"].values, top, separation),
+        "text": _text_groups(pool, told.isel(pool=0), separation),
+    }.items():
+        found[f"{name}_group"] = (("neuron", "rank" if name == "image" else "step"), groups)
+        found[f"{name}_groups"] = ("neuron", counts)
+    shared = shared_values(top, labels, value_name)
+    found = found.assign(image_attribute=shared["image_attribute"], image_value=shared["image_value"])
+    named = named_values(*(told[name][0].values for name in ("weight", "text_attribute", "text_value")))
+    try:
+        truth = value_agreement(
+            *(found[name].values for name in ("image_attribute", "image_value")),
+            *named,
+            seed=seed,
+            permutations=permutations,
+        )
+        found.attrs |= truth._asdict()
+    except DataError as error:
+        found.attrs["truth_skipped"] = str(error)
+    return found
+
+
+def top_maps(
+    clip: Clip, pixels: xr.DataArray, layer: int, top: Int[np.ndarray, "shown k"], neurons: Sequence[int], *, batch: int
+) -> Float32[np.ndarray, "shown k gy gx"]:
+    """Activation maps of each of these neurons on its own k images; each image goes through the model once.
+
+    pixels: (image, y, x, rgb) uint8, `top`: positions along it. Raises as `token_activations`.
+    """
+    chosen, place = np.unique(top, return_inverse=True)
+    place = place.reshape(top.shape)
+    found = None
+    for start in range(0, len(chosen), batch):
+        rows = chosen[start : start + batch]
+        images = clip.preprocess(pixels.isel(image=rows).values)
+        maps = token_activations(clip.model, images, layer, neurons=neurons).values
+        found = np.zeros((*top.shape, *maps.shape[2:]), np.float32) if found is None else found
+        neuron, k = np.nonzero((place >= start) & (place < start + len(rows)))
+        found[neuron, k] = maps[place[neuron, k] - start, neuron]
+    assert found is not None
+    return found
+
+
+def _image_groups(
+    embeddings: Float32[np.ndarray, "image embed"], top: Int[np.ndarray, "neuron rank"], separation: float
+) -> tuple[np.ndarray, np.ndarray]:
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit = unit - unit.mean(0)
+    parts = [separated(unit[top[at : at + _NEURONS]], separation=separation) for at in range(0, len(top), _NEURONS)]
+    return np.concatenate([groups for groups, _ in parts]), np.concatenate([counts for _, counts in parts])
+
+
+def _text_groups(pool: xr.Dataset, told: xr.Dataset, separation: float) -> tuple[np.ndarray, np.ndarray]:
+    place = {text: row for row, text in enumerate(pool["text"].values.astype(str).tolist())}
+    rows = np.vectorize(lambda text: place.get(text, 0), otypes=[int])(told["text"].values.astype(str))
+    return separated(prepare_texts(pool["embedding"].values)[rows], valid=told["weight"].values > 0, separation=separation)
