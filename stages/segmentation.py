@@ -1,11 +1,13 @@
-"""Stage segmentation: objects found by heatmaps of the class text, beside four other methods (Table 2.4)."""
+"""Stage segmentation: objects found by heatmaps, two of ours beside four other methods (Tables 2.4, 3.4)."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import xarray as xr
 
 from optogram.methods.heatmaps import METHODS, heatmaps
+from optogram.methods.neuron_maps import neuron_heatmaps
 from optogram.metrics.segmentation import segmentation_scores
 from optogram.models.folder import load_clip
 from optogram.progress import progress
@@ -14,8 +16,9 @@ from stages.doorway import Doorway, run
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write segmentation/<model>."""
-    paths = ("model", "embeddings", "images", "out", "metrics")
-    door = Doorway("segmentation", argv, paths=paths, sections=("contributions.batch", "segmentation"))
+    paths = ("model", "embeddings", "neurons", "images", "out", "metrics")
+    used = ("contributions.batch", "second_order.layers", "segmentation")
+    door = Doorway("segmentation", argv, paths=paths, sections=used)
     options, images = door.params.segmentation, door.open("images")
     if "mask" not in images:
         reason = "These images have no masks: segmentation cannot be scored."
@@ -30,25 +33,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = images.value_name.sel(attribute=attribute).values
     classes = [row_of[attribute, name] for name in names if name]
     targets = zeroshot.classifier.values[classes][images.label.sel(attribute=attribute).values]
-
-    inputs = clip.preprocess(images.pixels.values)
-    options_of = {"batch": door.params.contributions.batch, "classes": zeroshot.classifier.values[classes]}
-    maps, scores = [], []
-    with progress("Heatmaps", len(METHODS), "methods") as advance:
-        for method in METHODS:
-            maps.append(heatmaps(method, clip.model, inputs, targets, **options_of))
-            scores.append(segmentation_scores(maps[-1], images.mask.values > 0))
+    inputs, batch = clip.preprocess(images.pixels.values), door.params.contributions.batch
+    options_of = {"batch": batch, "classes": zeroshot.classifier.values[classes]}
+    ways = {method: partial(heatmaps, method, **options_of) for method in METHODS}
+    if directions := {layer: door.open("neurons", str(layer)).r.values for layer in door.params.second_order.layers}:
+        ways["neurons"] = partial(neuron_heatmaps, directions=directions, batch=batch)
+    maps, scores = [], {}
+    with progress("Heatmaps", len(ways), "methods") as advance:
+        for method, way in ways.items():
+            maps.append(way(clip.model, inputs, targets))
+            scores[method] = segmentation_scores(maps[-1], images.mask.values > 0)
             advance(1)
-    metrics = list(scores[0])
+    metrics = list(scores["decomposition"])
     found = xr.Dataset(
         {
-            "score": (("method", "metric"), np.array([[one[name] for name in metrics] for one in scores])),
+            "score": (("method", "metric"), np.array([[one[name] for name in metrics] for one in scores.values()])),
             "heatmap": (("image", "method", "gy", "gx"), np.stack(maps, 1)[: options.shown].astype(np.float32)),
         },
-        coords={"method": list(METHODS), "metric": metrics, "image": images.image.values[: options.shown]},
+        coords={"method": list(scores), "metric": metrics, "image": images.image.values[: options.shown]},
     )
     door.write(found, "Segmentation")
-    door.write_metrics({method: dict(one) for method, one in zip(METHODS, scores, strict=True)})
+    door.write_metrics(scores)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optogram.decompose.activations import token_activations
     from optogram.decompose.contributions import contributions, token_scores
     from optogram.decompose.effects import effect_norms, effect_projections, effects
     from optogram.decompose.expand import augmented, heads
@@ -25,6 +26,7 @@ __all__ = [
     "indirect_effects",
     "intervened",
     "second_order",
+    "token_activations",
     "token_scores",
 ]
 
@@ -41,6 +43,7 @@ _EXPORTS = {
     "indirect_effects": "optogram.decompose.interventions",
     "intervened": "optogram.decompose.interventions",
     "second_order": "optogram.decompose.second_order",
+    "token_activations": "optogram.decompose.activations",
     "token_scores": "optogram.decompose.contributions",
 }
 

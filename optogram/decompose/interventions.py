@@ -1,14 +1,14 @@
 """Decompose: first-order effects of neurons (thesis eq. 3.1), and their indirect effects, by intervening on each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from optogram.decompose.activations import attended, passing
 from optogram.decompose.second_order import (
     check_activations,
     check_layer,
@@ -45,7 +45,6 @@ def first_order(
     target = class_token_tower(model)
     layer, chosen = check_layer(target, layer, later=False), check_neurons(target, layer, neurons)
     images = target.checked(images)
-    parts: dict[str, list[np.ndarray]] = {"c": [], "constant": [], "embedding": []}
     with evaluating(target.visual), torch.inference_mode():
         maps, count = target.maps(), target.layers * mlp_of(target, layer).c_proj.in_features
 
@@ -63,19 +62,16 @@ def first_order(
             }
             return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
-        for rows, arrays in target.batches(images, batch, work):
-            for name, array in arrays.items():
-                _check_finite(array, name, rows.start)
-                parts[name].append(array)
+        parts = _collected(target, images, batch, work)
         gain = target.parts.ln_post.weight
         w = output_weights(target, layer, chosen)
         directions = (w if gain is None else w * gain.float()) @ target.parts.proj.float()
-    shared = {"constant": ("image", "embed"), "embedding": ("image", "embed")}
     return xr.Dataset(
         {
-            "c": (("image", "neuron"), np.concatenate(parts["c"])),
+            "c": (("image", "neuron"), parts["c"]),
             "D": (("neuron", "embed"), directions.cpu().numpy()),
-            **{name: (dims, np.concatenate(parts[name])) for name, dims in shared.items()},
+            "constant": (("image", "embed"), parts["constant"]),
+            "embedding": (("image", "embed"), parts["embedding"]),
         },
         coords={"neuron": chosen},
         attrs={"mlp_layer": layer},
@@ -94,7 +90,8 @@ def activation_means(
     images = target.checked(images)
     total = np.zeros(())
     with evaluating(target.visual), torch.inference_mode():
-        for _, part in target.batches(images, batch, lambda part, rows: _until(target, part, rows, layer)[1].sum(0)):
+        sums = target.batches(images, batch, lambda part, rows: _until(target, part, rows, layer)[1].sum(0))
+        for _, part in sums:
             total = total + part.double().cpu().numpy()
     return xr.DataArray((total / len(images)).astype(np.float32), dims=("token", "neuron"), name="activation_means")
 
@@ -124,7 +121,7 @@ def indirect_effects(
         instead = _fitted(target, layer, mean)
         w = output_weights(target, layer, chosen)
 
-        def work(part: Tensor, rows: slice) -> np.ndarray:
+        def work(part: Tensor, rows: slice) -> dict[str, np.ndarray]:
             x, p = _until(target, part, rows, layer)
             change = (instead - p)[:, :, list(chosen)].permute(2, 0, 1)
             x = x + _written(target, layer, p)
@@ -136,15 +133,10 @@ def indirect_effects(
                 changed = x + (change[few, ..., None] * w[few, None, None]).to(x.dtype)
                 without = _embedding(target, changed.flatten(0, 1), layer + 1).unflatten(0, (-1, len(part)))
                 found[:, few] = (whole - without).transpose(0, 1)
-            return found.cpu().numpy()
+            return {"indirect effect": found.cpu().numpy()}
 
-        found = []
-        for rows, array in target.batches(images, batch, work):
-            _check_finite(array, "indirect effect", rows.start)
-            found.append(array)
-    return xr.DataArray(
-        np.concatenate(found), dims=("image", "neuron", "embed"), coords={"neuron": chosen}, name="indirect_effects"
-    )
+        found = _collected(target, images, batch, work)["indirect effect"]
+    return xr.DataArray(found, dims=("image", "neuron", "embed"), coords={"neuron": chosen}, name="indirect_effects")
 
 
 def intervened(
@@ -166,45 +158,20 @@ def intervened(
     with evaluating(target.visual), torch.inference_mode():
         instead = _fitted(target, layer, mean)
 
-        def work(part: Tensor, rows: slice) -> np.ndarray:
+        def work(part: Tensor, rows: slice) -> dict[str, np.ndarray]:
             x, p = _until(target, part, rows, layer)
             p = p.clone()
             p[:, :, list(chosen)] = instead[:, list(chosen)]
-            return _embedding(target, x + _written(target, layer, p), layer + 1).cpu().numpy()
+            return {"embedding": _embedding(target, x + _written(target, layer, p), layer + 1).cpu().numpy()}
 
-        found = []
-        for rows, array in target.batches(images, batch, work):
-            _check_finite(array, "embedding", rows.start)
-            found.append(array)
-    return np.concatenate(found)
+        return _collected(target, images, batch, work)["embedding"]
 
 
 def _until(
     target: ClassTokenTower, images: Tensor, rows: slice, layer: int
 ) -> tuple[Float[Tensor, "image token width"], Float[Tensor, "image token neuron"]]:
     """The residual stream before a layer's MLP, and the MLP's activations, float32."""
-    check_pixels(images, rows.start)
-    x = target.embed(images)
-    for index in range(layer):
-        x = _attended(target, x, index)
-        x = x + target.blocks[index].ls_2(target.blocks[index].mlp(target.blocks[index].ln_2(x)))
-    x = _attended(target, x, layer)
-    block = target.blocks[layer]
-    seen: list[Tensor] = []
-    with watching((mlp_of(target, layer).c_proj, seen.append)):
-        block.mlp(block.ln_2(x))
-    check_activations(seen[0], layer, rows.start)
-    return x, seen[0].float()
-
-
-def _attended(target: ClassTokenTower, x: Tensor, index: int) -> Tensor:
-    """The residual stream after a layer's attention; in the last layer, at the class token only."""
-    block = target.blocks[index]
-    q, k, v = target.qkv(block.attn, block.ln_1(x))
-    if index == target.layers - 1:
-        q, x = q[:, :, :1], x[:, :1]
-    mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-    return x + block.ls_1(block.attn.out_proj(mixed))
+    return next(passing(target, images, rows, [layer]))[1:]
 
 
 def _written(target: ClassTokenTower, layer: int, p: Tensor) -> Tensor:
@@ -215,7 +182,7 @@ def _written(target: ClassTokenTower, layer: int, p: Tensor) -> Tensor:
 def _embedding(target: ClassTokenTower, x: Tensor, start: int) -> Float[Tensor, "image embed"]:
     """The embedding, from the residual stream before layer `start`; float32."""
     for index in range(start, target.layers):
-        x = _attended(target, x, index)
+        x = attended(target, x, index)
         x = x + target.blocks[index].ls_2(target.blocks[index].mlp(target.blocks[index].ln_2(x)))
     return (target.parts.ln_post(x[:, 0]) @ target.parts.proj).float()
 
@@ -231,10 +198,21 @@ def _fitted(target: ClassTokenTower, layer: int, mean: xr.DataArray) -> Float[Te
     return torch.as_tensor(mean.transpose("token", "neuron").values).to(target.device, torch.float32)
 
 
-def _check_finite(array: np.ndarray, name: str, first: int) -> None:
-    finite = np.isfinite(array).reshape(len(array), -1).all(1)
-    if not finite.all():
-        raise ModelError(
-            f"the model gives a NaN or infinite {name} for image {first + int(np.argmin(finite))}; its pixels are "
-            "finite. Check the checkpoint, or run the model in float32."
-        )
+def _collected(
+    target: ClassTokenTower,
+    images: Tensor,
+    batch: int | None,
+    work: Callable[[Tensor, slice], dict[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """What `work` gives for each batch, put together by name. Raises ModelError where it is not finite."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for rows, arrays in target.batches(images, batch, work):
+        for name, array in arrays.items():
+            finite = np.isfinite(array).reshape(len(array), -1).all(1)
+            if not finite.all():
+                raise ModelError(
+                    f"the model gives a NaN or infinite {name} for image {rows.start + int(np.argmin(finite))}; its "
+                    "pixels are finite. Check the checkpoint, or run the model in float32."
+                )
+            parts.setdefault(name, []).append(array)
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}

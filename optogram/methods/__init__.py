@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optogram.methods.ablation import ablate_components, ablate_heads, ablate_layers, mean_ablate
+    from optogram.methods.concepts import concept_precision, image_concepts, true_concepts
     from optogram.methods.describe import describe
+    from optogram.methods.groups import separated
     from optogram.methods.joint import joint
+    from optogram.methods.neuron_labels import named_values, shared_values, value_agreement
+    from optogram.methods.neuron_maps import neuron_heatmaps
     from optogram.methods.neurons import (
         ablate_effects,
         effect_means,
@@ -29,15 +33,19 @@ __all__ = [
     "ablate_heads",
     "ablate_layers",
     "agreement",
+    "concept_precision",
     "debias",
     "describe",
     "effect_means",
+    "image_concepts",
     "joint",
     "largest_effects",
     "mean_ablate",
     "measured_roles",
     "named_roles",
+    "named_values",
     "neighbours",
+    "neuron_heatmaps",
     "omp",
     "omp_sizes",
     "prepare_texts",
@@ -45,39 +53,52 @@ __all__ = [
     "recompose",
     "reconstruct",
     "replace_effects",
+    "separated",
+    "shared_values",
     "spurious_heads",
     "textspan",
     "textspan_heads",
     "through_heads",
     "top_images",
+    "true_concepts",
+    "value_agreement",
 ]
 
 _EXPORTS = {
-    "ablate_effects": "neurons",
     "ablate_components": "ablation",
+    "ablate_effects": "neurons",
     "ablate_heads": "ablation",
     "ablate_layers": "ablation",
     "agreement": "roles",
+    "concept_precision": "concepts",
     "debias": "spurious",
     "describe": "describe",
     "effect_means": "neurons",
+    "image_concepts": "concepts",
     "joint": "joint",
     "largest_effects": "neurons",
     "mean_ablate": "ablation",
     "measured_roles": "roles",
     "named_roles": "roles",
+    "named_values": "neuron_labels",
     "neighbours": "roles",
+    "neuron_heatmaps": "neuron_maps",
     "omp": "sparse",
     "omp_sizes": "sparse",
     "prepare_texts": "pools",
-    "recompose": "sparse",
     "rank_one": "neurons",
+    "recompose": "sparse",
     "reconstruct": "textspan",
     "replace_effects": "neurons",
+    "separated": "groups",
+    "shared_values": "neuron_labels",
     "spurious_heads": "spurious",
     "textspan": "textspan",
     "textspan_heads": "textspan",
+    "through_heads": "neurons",
     "top_images": "roles",
+    "true_concepts": "concepts",
+    "value_agreement": "neuron_labels",
 }
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from optogram.errors import DataError, ParamError, ShapeError
+from optogram.methods.chance import paired
 from optogram.methods.head_space import Heads, open_heads
 
 
@@ -112,13 +113,9 @@ def agreement(named: xr.DataArray, measured: xr.DataArray, *, seed: int, permuta
     both = (left != "") & (right != "")
     if not both.any():
         raise DataError("no head has both a named and a measured role.\n  Use more descriptions or more heads.")
-    names, codes = np.unique(np.stack([left[both], right[both]]), return_inverse=True)
+    _, codes = np.unique(np.stack([left[both], right[both]]), return_inverse=True)
     a, b = codes.reshape(2, -1)
-    observed = float((a == b).mean())
-    shares = [np.bincount(side, minlength=len(names)) / len(a) for side in (a, b)]
-    shuffled = np.random.default_rng(seed).permuted(np.tile(b, (permutations, 1)), axis=1)
-    at_least = ((shuffled == a).mean(1) >= observed - 1e-12).sum()
-    return Agreement(observed, float(shares[0] @ shares[1]), float((1 + at_least) / (1 + permutations)), len(a))
+    return Agreement(*paired(a, b, seed=seed, permutations=permutations), len(a))
 
 
 def top_images(contributions: xr.Dataset, spans: xr.Dataset, texts: Any, count: int) -> xr.Dataset:

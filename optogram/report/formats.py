@@ -24,6 +24,7 @@ ABLATED = {
 }
 METHODS = {
     "decomposition": "Ours",
+    "neurons": "Neurons",
     "raw_attention": "Raw attention",
     "rollout": "Rollout",
     "grad_cam": "GradCAM",
