@@ -199,7 +199,7 @@ class Joint(Section):
 class SecondOrder(Section):
     """Second-order effects of neurons: what an MLP sends to the embedding through the heads after it."""
 
-    layers: list[NonNegativeInt] = Field(default=[0, 1, 2], description="MLP layers, from 0; the last one has no effect")
+    layers: list[NonNegativeInt] = Field(default=[0, 1, 2], description="MLP layers, from 0; the last has no effect")
     splits: list[str] = Field(default=["reference", "eval"], description="reference gives directions, eval the rest")
     shard: PositiveInt = Field(default=512, description="images a shard")
     batch: PositiveInt = Field(default=64, description="images a forward pass")
@@ -209,7 +209,7 @@ class Neurons(Section):
     """Neurons: their directions, texts and groups."""
 
     largest: PositiveInt = Field(default=100, description="images with the largest effects, which give the direction")
-    sizes: list[PositiveInt] = Field(default=[4, 8, 16, 32, 64, 128], description="texts m on the accuracy curve")
+    sizes: list[PositiveInt] = Field(default=[4, 8, 16, 32, 64], description="texts m on the accuracy curve")
     sparsity: PositiveInt = Field(default=16, description="texts m in whose coefficients a neuron is told")
     shown: PositiveInt = Field(default=512, description="neurons of a layer with a page of their own")
     images: PositiveInt = Field(default=8, description="top images a neuron, with their activation maps")
@@ -245,7 +245,13 @@ class Adversarial(Section):
 
     attribute: str = Field(default="shape", description="whose values are the classes")
     pairs: list[tuple[str, str]] = Field(
-        default=[("circle", "square"), ("square", "circle"), ("triangle", "star"), ("star", "cross"), ("ring", "circle")],
+        default=[
+            ("circle", "square"),
+            ("square", "circle"),
+            ("triangle", "star"),
+            ("star", "cross"),
+            ("ring", "circle"),
+        ],
         description="true class, then the class that the image shall be taken for",
     )
     pool: str = Field(default="descriptions", description="text pool that cues are mined from")

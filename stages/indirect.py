@@ -1,4 +1,4 @@
-"""Stage indirect: neurons of one MLP intervened on, one by one and all at once; their first-order effects (Table 3.1)."""
+"""Stage indirect: neurons of one MLP intervened on, one by one and all at once, and first-order effects (Table 3.1)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Stage neuron_ablation: zero-shot accuracy with neurons' effects ablated or simplified (Figures 3.3, 3.4, Table 3.1)."""
+"""Stage neuron_ablation: accuracy with neurons' effects ablated or simplified (Figures 3.3, 3.4, Table 3.1)."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             neurons, indirect = door.open("neurons", layer).load(), door.open("indirect", layer).load()
             part = ablate_neurons(door.open("effects", "eval", layer), neurons, pools, *task, largest=few)
             intervened = indirect[["first_order", "indirect"]].to_dataarray("condition").rename("accuracy")
-            parts.append(part.drop_vars("accuracy").assign(accuracy=xr.concat([part.accuracy, intervened], "condition")))
+            parts.append(
+                part.drop_vars("accuracy").assign(accuracy=xr.concat([part.accuracy, intervened], "condition"))
+            )
             same = door.open("effects", "reference", layer).isel(image=slice(options.images))
             same = rank_one(same.isel(neuron=slice(options.neurons)), options.largest)
             explained.append([float(one.explained.mean()) for one in (neurons, same, indirect)])

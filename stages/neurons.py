@@ -36,11 +36,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     clip = load_clip(door.folder("model"), device=door.params.device)
     maps = top_maps(clip, images.pixels, layer, np.array(top), shown.tolist(), batch=options.images * 8)
     found = found.assign(map=(("shown", "k", "gy", "gx"), maps)).assign_coords(shown=found.neuron.values[shown])
-    door.write(found, f"Neurons of layer {layer}")
-    truth = {key: value for key, value in found.attrs.items() if key != "mlp_layer"}
+    door.write(found.assign_attrs(mlp_layer=layer), f"Neurons of layer {layer}")
     door.write_metrics(
         {
-            **truth,
+            **found.attrs,
             "explained": float(found.explained.mean()),
             "polysemantic_images": float((found.image_groups > 1).mean()),
             "polysemantic_texts": float((found.text_groups > 1).mean()),

@@ -13,7 +13,6 @@ from optogram.methods.groups import separated
 from optogram.methods.neuron_labels import named_values, shared_values, value_agreement
 from optogram.methods.neuron_texts import neuron_texts
 from optogram.methods.neurons import rank_one, through_heads
-from optogram.methods.pools import prepare_texts
 from optogram.models.folder import Clip
 
 _NEURONS = 256
@@ -37,19 +36,23 @@ def describe_neurons(
 ) -> xr.Dataset:
     """What the neurons of one MLP write: neurons/<model>/<layer> of ARCHITECTURE.md, all but the activation maps.
 
-    effects: `second_order/<model>/<split>/<layer>` with a coordinate `image`; pools: name -> `embeddings/<model>/<pool>`,
-    of which the first names the neurons; labels (image, attribute), value_name (attribute, value): of the same images.
+    effects: `second_order/<model>/<split>/<layer>` with a coordinate `image`. pools: name -> `embeddings/<model>/…`, of
+        which the first names the neurons. labels (image, attribute), value_name (attribute, value): of these images.
     The other arguments are params (`neurons`, `concepts.percentile`). Raises as `rank_one` and `neuron_texts`.
     """
     norms = effect_norms(effects)
     form = rank_one(effects, largest, norms=norms)
     top = form["top"].values
     told = neuron_texts(form["r"], pools, sizes, sparsity=sparsity, steps=steps)
-    found = form.drop_vars("top").assign(
-        top_image=(("neuron", "rank"), effects["image"].values.astype(str)[top]),
-        threshold=("neuron", np.percentile(norms.values, percentile, axis=0).astype(np.float32)),
-        through=through_heads(effects, form),
-        **told.data_vars,
+    found = (
+        form.drop_vars("top")
+        .drop_attrs(deep=False)
+        .assign(
+            top_image=(("neuron", "rank"), effects["image"].values.astype(str)[top]),
+            threshold=("neuron", np.percentile(norms.values, percentile, axis=0).astype(np.float32)),
+            through=through_heads(effects, form),
+            **told.data_vars,
+        )
     )
     pool = next(iter(pools.values()))
     for name, (groups, counts) in {
@@ -60,11 +63,10 @@ def describe_neurons(
         found[f"{name}_groups"] = ("neuron", counts)
     shared = shared_values(top, labels, value_name)
     found = found.assign(image_attribute=shared["image_attribute"], image_value=shared["image_value"])
-    named = named_values(*(told[name][0].values for name in ("weight", "text_attribute", "text_value")))
+    named = named_values(*(told[name][0] for name in ("weight", "text_attribute", "text_value")))
     try:
         truth = value_agreement(
-            *(found[name].values for name in ("image_attribute", "image_value")),
-            *named,
+            *(shared["image_attribute"], shared["image_value"], named["attribute"], named["value"]),
             seed=seed,
             permutations=permutations,
         )
@@ -105,6 +107,7 @@ def _image_groups(
 
 
 def _text_groups(pool: xr.Dataset, told: xr.Dataset, separation: float) -> tuple[np.ndarray, np.ndarray]:
-    place = {text: row for row, text in enumerate(pool["text"].values.astype(str).tolist())}
-    rows = np.vectorize(lambda text: place.get(text, 0), otypes=[int])(told["text"].values.astype(str))
-    return separated(prepare_texts(pool["embedding"].values)[rows], valid=told["weight"].values > 0, separation=separation)
+    embedded, texts = pool["embedding"].values, pool["text"].values.astype(str).tolist()
+    centred, place = embedded - embedded.mean(0), {text: row for row, text in enumerate(texts)}
+    rows = np.array([[place.get(text, 0) for text in row] for row in told["text"].values.tolist()])
+    return separated(centred[rows], valid=told["weight"].values > 0, separation=separation)

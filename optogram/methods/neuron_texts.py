@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from optogram.errors import ParamError
-from optogram.methods.pools import prepare_texts
+from optogram.methods.pools import distinct_texts, prepare_texts
 from optogram.methods.sparse import omp_sizes, recompose
 from optogram.progress import say
 
@@ -29,14 +29,17 @@ def neuron_texts(
     Raises ParamError if there is no pool, or if `sparsity` is none of `sizes`; else as `prepare_texts` and `omp_sizes`.
     """
     if not pools or sparsity not in sizes:
-        raise ParamError(f"sparsity = {sparsity}, sizes = {[*sizes]}, {len(pools)} pools: take one of the sizes, a pool.")
+        raise ParamError(
+            f"sparsity = {sparsity}, sizes = {[*sizes]}, {len(pools)} pools: expected a sparsity among the sizes, and "
+            "a pool. Set neurons.sparsity to one of neurons.sizes, and name a pool in texts.pools."
+        )
     r = r.transpose("neuron", "embed")
     neurons, embed = r.shape
     longest, at = min(max(sizes), embed), [*sizes].index(sparsity)
     written = np.linalg.norm(r.values, axis=1) > 0
     found = []
     for name, embedded in pools.items():
-        texts = prepare_texts(embedded["embedding"])
+        kept, texts = _usable(embedded)
         most = min(len(texts), embed)
         if most < max(sizes):
             say(f"Pool {name}: {len(texts)} texts of {embed} dimensions; sizes over {most} are taken as {most}.")
@@ -44,7 +47,8 @@ def neuron_texts(
         coefficient = np.zeros((len(sizes), neurons, longest), np.float32)
         if written.any():
             codes = omp_sizes(texts, r.values[written], [min(size, most) for size in sizes])
-            index[written, :most], coefficient[:, written, :most] = codes.indices, codes.coefficients
+            index[written, :most] = np.where(codes.indices >= 0, kept[codes.indices], -1)
+            coefficient[:, written, :most] = codes.coefficients
         order = np.argsort(-np.abs(coefficient[at]), axis=1, kind="stable")[:, :steps]
         weight = np.take_along_axis(coefficient[at], order, 1)
         place = np.where(weight != 0, np.take_along_axis(index, order, 1), -1)
@@ -62,7 +66,16 @@ def text_directions(
 ) -> Iterator[tuple[str, int, Float32[np.ndarray, "neuron embed"]]]:
     """(pool, size, the sum of texts in the place of each r_n) of what `neuron_texts` found, for Figure 3.4."""
     for name, embedded in pools.items():
-        texts, here = prepare_texts(embedded["embedding"].values), codes.sel(pool=name)
+        (kept, texts), here = _usable(embedded), codes.sel(pool=name)
+        index = here["index"].transpose("neuron", "pick").values
+        index = np.where(index >= 0, np.searchsorted(kept, index), -1)
         for size in codes["size"].values.tolist():
             coefficient = here["coefficient"].sel(size=size).transpose("neuron", "pick").values
-            yield name, size, recompose(texts, here["index"].values, coefficient).astype(np.float32)
+            yield name, size, recompose(texts, index, coefficient).astype(np.float32)
+
+
+def _usable(embedded: xr.Dataset) -> tuple[Int[np.ndarray, " kept"], Float32[np.ndarray, "kept embed"]]:
+    """The pool's texts that OMP can take, one of each embedding, and their places in the pool."""
+    vectors = embedded["embedding"].transpose("text", "embed")
+    kept = distinct_texts(vectors.values)
+    return kept, prepare_texts(vectors[kept]).values
