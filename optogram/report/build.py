@@ -9,11 +9,12 @@ from pathlib import Path
 import jinja2
 
 from optogram.errors import ArtifactError
-from optogram.report import applications, sections, summary
+from optogram.report import applications, neuron_sections, sections, summary
 from optogram.report.findings import Datasets, Findings, collect
 from optogram.report.heads import head_page
 from optogram.report.images import Thumbnails
 from optogram.report.made import all_made
+from optogram.report.neurons import neuron_pages, neurons_of
 from optogram.report.panels import Context, Section
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -54,6 +55,26 @@ READING = {
         "The heads whose descriptions name the cue are mean-ablated, and accuracy is taken in each group. "
         "The worst group should gain, more than from ablating random heads.",
     ),
+    "neurons": (
+        "Neurons",
+        "What the neurons of one MLP send to the output through the attention heads after it: their second-order "
+        "effects. They are replaced by their means over images, all of them, or only where their norm is small or "
+        "large, or by their part along one direction a neuron. Where the line without all neurons falls, the layer "
+        "matters; where the reconstruction stays up, a direction a neuron, and so a few texts, tells what it writes.",
+    ),
+    "concepts": (
+        "Concepts of images",
+        "On each image some neurons are active: their effect is larger than on nearly all others. The texts of these "
+        "neurons, weighted by the effects, name what the model sees in it. A tick is true of the image, a cross is "
+        "not, a question mark names nothing that the image is labelled by.",
+    ),
+    "adversarial": (
+        "Where it can be misled",
+        "A test of robustness. A neuron that writes for two things at once ties them together: phrases that the "
+        "neurons of a pair of classes share are put into images of the one class, and it is counted how many the "
+        "model takes for the other. What misleads it more than phrases of random neurons shows a cue to test for or "
+        "to train against.",
+    ),
     "segmentation": (
         "Segmentation",
         "How much each image token writes in the direction of the class text, cut at a threshold, against the true "
@@ -68,11 +89,12 @@ READING = {
 
 
 def build_report(out: Path, images: Datasets, models: Mapping[str, Datasets]) -> None:
-    """Write the report into the folder `out`: index.html, a page a head in heads/, and what they share in assets/.
+    """Write the report into the folder `out`: index.html, a page a head in heads/, a page a neuron in neurons/, and what
+    they share in assets/.
 
     `images` are the images artifacts by split. `models` maps each model's name to its artifacts by kind: ablation,
-    textspan, roles, spurious, segmentation, joint, and embeddings/<pool>; a kind that is absent, or whose attribute
-    `skipped` is set, is said to be so in its section. The same artifacts give the same bytes. `out` appears whole or
+    textspan, roles, spurious, segmentation, joint, neurons/<layer>, neuron_ablation, concepts, adversarial, and
+    embeddings/<pool>; a kind that is absent, or whose attribute `skipped` is set, is said to be so in its section. The same artifacts give the same bytes. `out` appears whole or
     not at all. Raises ArtifactError if `out` exists, DataError if there are no images or no models.
     """
     findings = collect(images, models)
@@ -92,7 +114,9 @@ def _write(folder: Path, findings: Findings) -> None:
     assets = folder / "assets"
     assets.mkdir(parents=True)
     (folder / "heads").mkdir()
-    context = Context(findings, Thumbnails(findings.images))
+    (folder / "neurons").mkdir()
+    thumbs = Thumbnails({**findings.images, **neuron_sections.misleading_images(findings)})
+    context = Context(findings, thumbs, {model.name: neurons_of(model) for model in findings.models})
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -108,6 +132,7 @@ def _write(folder: Path, findings: Findings) -> None:
         facts=summary.run_facts(findings),
         tiles=[(model, summary.tiles(context, model)) for model in findings.models],
         artifacts=list(all_made(findings)),
+        with_neurons=any(context.neurons.values()),
         root="",
     )
     (folder / "index.html").write_text(index)
@@ -116,6 +141,10 @@ def _write(folder: Path, findings: Findings) -> None:
         for head in model.heads:
             page = template.render(**head_page(context, model, head), several=len(findings.models) > 1, root="../")
             (folder / "heads" / head.page).write_text(page)
+    template = pages.get_template("neuron.html")
+    for model in findings.models:
+        for name, content in neuron_pages(context, model):
+            (folder / "neurons" / name).write_text(template.render(**content, root="../"))
     context.thumbs.write(assets)
     for name in ASSETS:
         shutil.copyfile(TEMPLATES / name, assets / name)
@@ -129,6 +158,9 @@ def _sections(context: Context) -> list[Section]:
         "heads": sections.heads,
         "textspan": sections.textspan,
         "roles": sections.roles,
+        "neurons": neuron_sections.neurons,
+        "concepts": neuron_sections.concepts,
+        "adversarial": neuron_sections.adversarial,
         "spurious": applications.spurious,
         "segmentation": applications.segmentation,
         "joint": applications.joint,

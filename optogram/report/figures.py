@@ -33,6 +33,7 @@ class Plot:
     min_width: int = 0
     max_width: int = 0
     choose: str = "Show"
+    title: str = ""
 
     @property
     def spec(self) -> list[dict[str, Any]]:
@@ -176,8 +177,9 @@ def size_curves(
     sizes: Sequence[int],
     accuracy: Float[np.ndarray, "pool size"],
     levels: dict[str, float],
+    per: str = "descriptions a head",
 ) -> Figure:
-    """Accuracy against the number of descriptions a head, a line a pool, with levels to compare it with."""
+    """Accuracy against the number of texts each part is told in, a line a pool, with levels to compare it with."""
     data = []
     ends = [min(sizes), max(sizes)]
     for (name, value), dash in zip(levels.items(), ("solid", "dash", "dot"), strict=False):
@@ -203,11 +205,98 @@ def size_curves(
                 "y": accuracy[k],
                 "line": {"color": f"var({shade})", "width": 2.5 if k == 0 else 2, "dash": DASHES[k % len(DASHES)]},
                 "marker": {"size": 7, "symbol": SYMBOLS[k % len(SYMBOLS)]},
-                "hovertemplate": "%{fullData.name}, %{x} a head: %{y:.1%}<extra></extra>",
+                "hovertemplate": f"%{{fullData.name}}, %{{x}} {per}: %{{y:.1%}}<extra></extra>",
             }
         )
-    axis = {"title": {"text": "descriptions a head"}, "zeroline": False, "tickvals": list(sizes)}
+    axis = {"title": {"text": per}, "zeroline": False, "tickvals": list(sizes)}
     return {"data": data, "layout": {"xaxis": axis, "yaxis": {**SHARE, "range": [0, 1.03]}}}
+
+
+CONDITIONS = {
+    "none": ("--hot", "solid", "circle-open", 1.5),
+    "all": ("--s0", "solid", "circle", 2.5),
+    "small": ("--s1", "dash", "square", 2),
+    "large": ("--s1", "dashdot", "diamond", 2),
+    "rank_one": ("--cold", "solid", "star", 2.5),
+    "first_order": ("--s2", "dot", "triangle-up", 2),
+    "indirect": ("--s2", "dash", "x", 2),
+}
+"""Colour, dash, symbol and width of each way to ablate neurons."""
+
+
+def condition_lines(
+    conditions: Sequence[str],
+    names: Sequence[str],
+    layers: Sequence[str],
+    accuracy: Float[np.ndarray, "condition layer"],
+    chance: float,
+) -> Figure:
+    """Accuracy against the MLP layer, a line a way to ablate its neurons; chance as a dotted line."""
+    at = list(range(len(layers)))
+    data: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "chance",
+            "x": [at[0] - 0.2, at[-1] + 0.2],
+            "y": [chance, chance],
+            "line": {"color": "var(--hot)", "width": 1.5, "dash": "dot"},
+            "hovertemplate": "chance %{y:.1%}<extra></extra>",
+        }
+    ]
+    for k, (condition, name) in enumerate(zip(conditions, names, strict=True)):
+        colour, dash, symbol, width = CONDITIONS.get(condition, ("--s3", "dot", "cross", 2))
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": plot_text(name),
+                "x": at,
+                "y": accuracy[k],
+                "customdata": [f"layer {layer}" for layer in layers],
+                "line": {"color": f"var({colour})", "width": width, "dash": dash},
+                "marker": {"size": 8, "symbol": symbol},
+                "hovertemplate": "%{fullData.name} %{y:.1%}<br>%{customdata}<extra></extra>",
+            }
+        )
+    axis = ticks(layers, title={"text": "MLP layer"}, range=[at[0] - 0.2, at[-1] + 0.2])
+    return {
+        "data": data,
+        "layout": {"xaxis": axis, "yaxis": {**SHARE, "range": [0, 1.03], "title": {"text": "zero-shot accuracy"}}},
+    }
+
+
+Point = tuple[float, float, str, str, str, tuple[int, int]]
+"""A neuron: norm, explained variance, its name, its first text, its page, groups of images and of texts."""
+
+
+def neuron_map(groups: Sequence[tuple[str, str, Sequence[Point]]]) -> Figure:
+    """Neurons by norm and explained variance, in the colours of what they are named; diamonds are polysemantic."""
+    data = []
+    for name, colour, points in groups:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": plot_text(name),
+                "x": [point[0] for point in points],
+                "y": [point[1] for point in points],
+                "customdata": [[called, plot_text(text), page] for _, _, called, text, page, _ in points],
+                "marker": {
+                    "color": f"var({colour})",
+                    "size": 8,
+                    "opacity": 0.8,
+                    "symbol": ["diamond-open" if max(point[5]) > 1 else "circle" for point in points],
+                },
+                "hovertemplate": "%{customdata[0]}: %{customdata[1]}<br>norm %{x:.3g}, one direction explains %{y:.0%}"
+                "<extra></extra>",
+            }
+        )
+    axes = {
+        "xaxis": {"type": "log", "title": {"text": "mean norm of the largest effects (log scale)"}, "zeroline": False},
+        "yaxis": {"tickformat": ".0%", "title": {"text": "explained by one direction"}, "zeroline": False},
+    }
+    return {"data": data, "layout": axes}
 
 
 def drop_map(

@@ -16,6 +16,11 @@ from optogram.report.formats import slugs
 Datasets = Mapping[str, xr.Dataset]
 COLOURS = 8
 """Attribute colours in report.css; further attributes take them again, and are told apart by their names."""
+UNSHOWN = {
+    "textspan": ("direction",),
+    "neurons": ("r", "b", "c", "constant", "index", "coefficient", "threshold"),
+}
+"""Large variables of findings that no page shows, by the first part of their kind."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,32 @@ class Head:
         return f"L{self.layer}.H{self.head}"
 
 
+@dataclass(frozen=True)
+class Neuron:
+    """One neuron of an MLP; `row` is its place along `neuron`, `page` is "" where it has none.
+
+    `text` and `weight` are its first text, `named` the (attribute, value) that its texts name, `shared` the one that
+    its top images share, ("", "") if none; `groups` counts the separate groups of its top images and of its texts.
+    """
+
+    layer: int
+    neuron: int
+    row: int
+    page: str
+    norm: float
+    explained: float
+    text: str
+    weight: float
+    named: tuple[str, str]
+    shared: tuple[str, str]
+    groups: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """As heads are named: L9.N2914."""
+        return f"L{self.layer}.N{self.neuron}"
+
+
 @dataclass
 class Model:
     """What was found out about one model; `parts` are its artifacts by kind, and any of them may be absent."""
@@ -59,6 +90,13 @@ class Model:
         if kind not in self.parts:
             return "This was not run."
         return str(self.parts[kind].attrs.get("skipped") or "")
+
+    @cached_property
+    def neuron_layers(self) -> dict[int, xr.Dataset]:
+        """What is known of each MLP layer's neurons, by layer."""
+        layers = sorted(int(kind.removeprefix("neurons/")) for kind in self.parts if kind.startswith("neurons/"))
+        found = {layer: self.part(f"neurons/{layer}") for layer in layers}
+        return {layer: part for layer, part in found.items() if part is not None}
 
     @cached_property
     def heads(self) -> list[Head]:
@@ -127,9 +165,9 @@ def collect(images: Datasets, models: Mapping[str, Datasets]) -> Findings:
 
 
 def _read(parts: Datasets) -> Datasets:
-    """The findings in memory (a page picks many small pieces of them), all but the large ones that no page shows."""
+    """The findings in memory (a page picks many small pieces of them), all but what no page shows."""
     return {
-        kind: part if kind.startswith("embeddings/") else part.drop_vars("direction", errors="ignore").compute()
+        kind: part if kind.startswith("embeddings/") else part.drop_vars(UNSHOWN.get(kind.split("/")[0], ()), errors="ignore").compute()
         for kind, part in parts.items()
     }
 

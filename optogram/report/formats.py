@@ -24,11 +24,31 @@ ABLATED = {
 }
 METHODS = {
     "decomposition": "Ours",
-    "neurons": "Neurons",
+    "neurons": "Ours, by neurons",
     "raw_attention": "Raw attention",
     "rollout": "Rollout",
     "grad_cam": "GradCAM",
     "chefer": "Chefer et al.",
+}
+NEURONS = {
+    "none": "nothing ablated",
+    "all": "w/o all neurons",
+    "small": "w/o small norm",
+    "large": "w/o large norm",
+    "rank_one": "reconstruction from PC #1",
+    "first_order": "w/o first-order effects",
+    "indirect": "w/o activations (indirect)",
+}
+EFFECTS = {
+    "second_order": "second order",
+    "second_order_same_images": "second order, on the images of the indirect ones",
+    "indirect": "indirect",
+}
+MINED = {
+    "random": "Random neurons",
+    "indirect": "Indirect effect",
+    "similar": "Similar words",
+    "second_order": "Second order",
 }
 METRICS = {"pixel_accuracy": "pixel accuracy", "miou": "mIoU", "map": "mAP", "map_foreground": "mAP, foreground"}
 
@@ -49,6 +69,11 @@ def points(value: float) -> str:
 def number(value: float) -> str:
     """Three significant digits, with a real minus sign."""
     return f"{value:.3g}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "n/a"
+
+
+def signed(value: float) -> str:
+    """Two significant digits and a sign: -0.4871 -> −0.49."""
+    return f"{value:+.2g}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "n/a"
 
 
 def count(value: int) -> str:

@@ -10,7 +10,8 @@ from optogram.report.findings import Head, Model, labels, place, strings
 from optogram.report.formats import number, percent, points
 from optogram.report.images import Thumb
 from optogram.report.made import Made, artifact_name, made
-from optogram.report.panels import Context
+from optogram.report.neurons import writers
+from optogram.report.panels import Context, bar, fill, span
 from optogram.report.sections import head_grid
 
 Scored = tuple[Thumb | None, str, str]
@@ -49,6 +50,7 @@ def head_page(context: Context, model: Model, head: Head) -> dict[str, Any]:
         "drops": _drops(context, model, head),
         "neighbours": _neighbours(context, model, head),
         "joint": joint_examples(context, model, head.layer, head.head),
+        "writers": writers(context, model, head),
         "made": _made(model),
     }
 
@@ -95,14 +97,14 @@ def _pools(context: Context, model: Model, head: Head) -> list[dict[str, Any]]:
         for step, text in enumerate(texts.tolist()):
             if not text:  # the pool was exhausted
                 break
-            chips = _chips(context, str(attributes[step]), str(values[step]))
+            chips = context.chips(str(attributes[step]), str(values[step]))
             images = [] if p or roles is None or top is None else _top(context, roles.isel(top), step)
             rows.append(
                 Row(
                     step + 1,
                     text,
                     chips,
-                    _fill([colour for _, colour in chips]),
+                    fill([colour for _, colour in chips]),
                     round(100 * float(ends[step] - share[step]), 2),
                     round(100 * float(share[step]), 2),
                     percent(float(share[step])),
@@ -112,22 +114,6 @@ def _pools(context: Context, model: Model, head: Head) -> list[dict[str, Any]]:
             )
         pools.append({"name": pool, "rows": rows, "total": percent(float(ends[-1]))})
     return pools
-
-
-def _chips(context: Context, attribute: str, value: str) -> list[tuple[str, str]]:
-    """What a description names, with its colour: one attribute and value, or several joined by "+"."""
-    pairs = list(zip(attribute.split("+"), value.split("+"), strict=False))
-    if attribute in context.findings.attributes or not all(a in context.findings.attributes for a, _ in pairs):
-        pairs = [(attribute, value)] if attribute else []
-    return [(f"{a} {v}".strip(), context.findings.colour(a)) for a, v in pairs]
-
-
-def _fill(colours: list[str]) -> str:
-    """The CSS background of a bar that belongs to these colours in equal parts."""
-    if len(colours) < 2:
-        return f"var({colours[0] if colours else '--none'})"
-    ends = [f"var({c}) {100 * k // len(colours)}% {100 * (k + 1) // len(colours)}%" for k, c in enumerate(colours)]
-    return f"linear-gradient({', '.join(ends)})"
 
 
 def _top(context: Context, roles: Any, step: int) -> list[Scored]:
@@ -168,16 +154,13 @@ def _drops(context: Context, model: Model, head: Head) -> list[dict[str, Any]]:
     names = context.attributes(roles)
     drop = context.by_attribute(roles.isel(at), "accuracy_drop")
     everywhere = context.by_attribute(roles, "accuracy_drop", "layer", "head")
-    # one scale for all heads, so that pages compare
-    low, high = min(0.0, float(everywhere.min())), max(0.0, float(everywhere.max()))
-    span = (high - low) or 1.0
+    low, high = span(everywhere)  # one scale for all heads, so that pages compare
     return [
         {
             "name": name,
             "colour": context.findings.colour(name),
-            "zero": round(100 * -low / span, 2),
-            "start": round(100 * (min(float(value), 0.0) - low) / span, 2),
-            "width": round(100 * abs(float(value)) / span, 2),
+            "zero": bar(0.0, low, high)[0],
+            "bar": bar(float(value), low, high),
             "says": points(float(value)).removeprefix("+"),
         }
         for name, value in zip(names, drop, strict=True)

@@ -25,7 +25,9 @@ class Made:
 def made(name: str, dataset: xr.Dataset) -> Made:
     """How the artifact `name` ("textspan/demo") was made, from its attributes."""
     attrs = dataset.attrs
-    parts = name.split("/")
+    stage, *below = name.split("/")
+    # of the stages whose artifacts lie deeper, this one runs once a layer: neurons@demo-9
+    instance = "-".join(below) if stage == "neurons" else below[0]
     params = params_of(dataset)
     return Made(
         name,
@@ -33,7 +35,7 @@ def made(name: str, dataset: xr.Dataset) -> Made:
         str(attrs.get("digest", "")),
         "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in sorted(params.items())),
         tuple(sorted(attrs.get("inputs", {}))),
-        f"dvc repro {attrs.get('stage', parts[0])}@{parts[1]}",
+        f"dvc repro {attrs.get('stage', stage)}@{instance}",
         f'optogram.open("{name}")',
     )
 

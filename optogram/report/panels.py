@@ -1,6 +1,6 @@
 """Room report: what a section shows of one model, in the terms of the templates: tiles, plots, tables, galleries."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from optogram.report.figures import Plot
-from optogram.report.findings import Findings, Model
+from optogram.report.findings import Findings, Model, Neuron
 from optogram.report.formats import percent
 from optogram.report.images import Thumbnails
 from optogram.report.made import Made, artifact_name, made
@@ -51,10 +51,11 @@ class Section:
 
 @dataclass(frozen=True)
 class Context:
-    """What every builder of a section gets."""
+    """What every builder of a section or page gets; `neurons` are by the model's name, by layer and neuron."""
 
     findings: Findings
     thumbs: Thumbnails
+    neurons: Mapping[str, Sequence[Neuron]]
 
     def panel(self, model: Model, *kinds: str) -> Panel:
         """An empty panel that says how `kinds` were made, and why the first of them is missing if it is."""
@@ -76,6 +77,34 @@ class Context:
     def colours(self, names: Sequence[str]) -> list[str]:
         """The attributes' colours."""
         return [self.findings.colour(name) for name in names]
+
+    def chips(self, attribute: str, value: str) -> list[tuple[str, str]]:
+        """What a text names, with its colour: one attribute and value, or several joined by "+"."""
+        known = self.findings.attributes
+        pairs = list(zip(attribute.split("+"), value.split("+"), strict=False))
+        if attribute in known or not all(a in known for a, _ in pairs):
+            pairs = [(attribute, value)] if attribute else []
+        return [(f"{a} {v}".strip(), self.findings.colour(a)) for a, v in pairs]
+
+
+def fill(colours: Sequence[str]) -> str:
+    """The CSS background of a bar that belongs to these colours in equal parts."""
+    if len(colours) < 2:
+        return f"var({colours[0] if colours else '--none'})"
+    ends = [f"var({c}) {100 * k // len(colours)}% {100 * (k + 1) // len(colours)}%" for k, c in enumerate(colours)]
+    return f"linear-gradient({', '.join(ends)})"
+
+
+def span(values: Float[np.ndarray, "..."]) -> tuple[float, float]:
+    """The ends of a scale for bars that start at zero, to the right where positive and to the left where negative."""
+    low, high = min(0.0, float(np.min(values, initial=0))), max(0.0, float(np.max(values, initial=0)))
+    return low, high if high > low else low + 1.0
+
+
+def bar(value: float, low: float, high: float) -> tuple[float, float]:
+    """Where a bar from zero to the value begins, and how long it is, in per cent of a scale from low to high."""
+    room = high - low
+    return round(100 * (min(value, 0.0) - low) / room, 1), round(100 * abs(value) / room, 1)
 
 
 def percent_table(

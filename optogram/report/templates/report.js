@@ -40,7 +40,7 @@
     await Plotly.react(plot, coloured(data), layoutOf(layout), config);
     if (first) plot.on("plotly_click", (event) => {
       const link = [event.points[0].customdata].flat()[2];
-      if (typeof link === "string" && /^heads\/[\w-]+\.html$/.test(link)) location.href = link;
+      if (typeof link === "string" && /^(heads|neurons)\/[\w-]+\.html$/.test(link)) location.href = link;
     });
   };
   // One after another, so that the page answers in between; hidden ones when their model is chosen.
@@ -122,7 +122,7 @@
     closer.showModal();
   });
 
-  // Arrow keys go through the heads.
+  // Arrow keys go through the heads, or the neurons.
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || closer.open || event.target.closest?.("select, input")) return;
     const rel = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
