@@ -70,8 +70,9 @@ class Photos(Section):
 class Texts(Section):
     """Text pools; each is decomposed against in turn."""
 
-    pools: list[Literal["descriptions", "words", "class", "random"]] = Field(
-        default=["descriptions", "words", "class", "random"], description="the built-in ones to use"
+    pools: list[Literal["descriptions", "words", "words_10k", "words_30k", "class", "random"]] = Field(
+        default=["descriptions", "words", "class", "random"],
+        description="built-in ones; also words_10k, words_30k: so many most common words, whatever `words` is",
     )
     words: PositiveInt = Field(default=2000, description="most common English words in the pool `words`")
     random: PositiveInt = Field(default=2000, description="unit Gaussian vectors in the pool `random`")
@@ -199,7 +200,9 @@ class Joint(Section):
 class SecondOrder(Section):
     """Second-order effects of neurons: what an MLP sends to the embedding through the heads after it."""
 
-    layers: list[NonNegativeInt] = Field(default=[0, 1, 2], description="MLP layers, from 0; the last one has no effect")
+    layers: list[NonNegativeInt] = Field(
+        default=[0, 1, 2], description="MLP layers, from 0; the last one has no effect"
+    )
     splits: list[str] = Field(default=["reference", "eval"], description="reference gives directions, eval the rest")
     shard: PositiveInt = Field(default=512, description="images a shard")
     batch: PositiveInt = Field(default=64, description="images a forward pass")
@@ -239,7 +242,13 @@ class Adversarial(Section):
 
     attribute: str = Field(default="shape", description="whose values are the classes")
     pairs: list[tuple[str, str]] = Field(
-        default=[("circle", "square"), ("square", "circle"), ("triangle", "star"), ("star", "cross"), ("ring", "circle")],
+        default=[
+            ("circle", "square"),
+            ("square", "circle"),
+            ("triangle", "star"),
+            ("star", "cross"),
+            ("ring", "circle"),
+        ],
         description="true class, then the class that the image shall be taken for",
     )
     pool: str = Field(default="descriptions", description="text pool that cues are mined from")
