@@ -210,6 +210,7 @@ class Neurons(Section):
     shown: PositiveInt = Field(default=512, description="neurons of a layer with a page of their own")
     images: PositiveInt = Field(default=8, description="top images a neuron, with their activation maps")
     texts: PositiveInt = Field(default=8, description="texts a neuron that its page shows and that form its groups")
+    grouped: PositiveInt = Field(default=16, description="top images a neuron that may form groups")
     separation: float = Field(default=0.3, gt=0, lt=1, description="silhouette from which groups count as separate")
     permutations: PositiveInt = Field(default=1000, description="for the p-value of the agreement with the labels")
 

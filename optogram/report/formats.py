@@ -30,7 +30,14 @@ METHODS = {
     "grad_cam": "GradCAM",
     "chefer": "Chefer et al.",
 }
-METRICS = {"pixel_accuracy": "pixel accuracy", "miou": "mIoU", "map": "mAP", "map_foreground": "mAP, foreground"}
+METRICS = {
+    "pixel_accuracy": "pixel accuracy",
+    "miou": "mIoU",
+    "pixel_accuracy_half": "pixel accuracy, cut at ½",
+    "miou_half": "mIoU, cut at ½",
+    "map": "mAP",
+    "map_foreground": "mAP, foreground",
+}
 
 
 def percent(value: float, digits: int = 1) -> str:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from micro import INSTANCES, PIPELINE, ROOT, command, run_stage
+from micro import BY_MODEL, INSTANCES, PIPELINE, ROOT, command, run_stage
 
 from optogram.errors import OptogramError
 from optogram.store.digests import folder_digest
@@ -32,7 +32,9 @@ SCHEMA_OF = {
     "scenes": "images/<split>",
     "texts": "texts/<pool>",
     "contributions": "contributions/<model>/<split>",
-    **{name: f"{name}/<model>" for name in ("ablation", "textspan", "roles", "spurious", "segmentation", "joint")},
+    "second_order": "second_order/<model>/<split>/<layer>",
+    **{name: f"{name}/<model>/<layer>" for name in ("neurons", "indirect")},
+    **{name: f"{name}/<model>" for name in BY_MODEL},
 }
 
 
