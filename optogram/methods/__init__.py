@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optogram.methods.ablation import ablate_components, ablate_heads, ablate_layers, mean_ablate
+    from optogram.methods.adversarial import (
+        attack,
+        candidates,
+        fooled,
+        mined_phrases,
+        phrase_scores,
+        strongest_neurons,
+        synonyms,
+    )
     from optogram.methods.describe import describe
     from optogram.methods.joint import joint
     from optogram.methods.neurons import ablate_effects, effect_means, largest_effects, rank_one, replace_effects
-    from optogram.methods.pools import prepare_texts
+    from optogram.methods.pools import distinct_texts, prepare_texts
     from optogram.methods.roles import agreement, measured_roles, named_roles, neighbours, top_images
     from optogram.methods.sparse import omp, omp_sizes, recompose
     from optogram.methods.spurious import debias, spurious_heads
@@ -22,51 +31,67 @@ __all__ = [
     "ablate_heads",
     "ablate_layers",
     "agreement",
+    "attack",
+    "candidates",
     "debias",
     "describe",
+    "distinct_texts",
     "effect_means",
+    "fooled",
     "joint",
     "largest_effects",
     "mean_ablate",
     "measured_roles",
+    "mined_phrases",
     "named_roles",
     "neighbours",
     "omp",
     "omp_sizes",
+    "phrase_scores",
     "prepare_texts",
     "rank_one",
     "recompose",
     "reconstruct",
     "replace_effects",
     "spurious_heads",
+    "strongest_neurons",
+    "synonyms",
     "textspan",
     "textspan_heads",
     "top_images",
 ]
 
 _EXPORTS = {
-    "ablate_effects": "neurons",
     "ablate_components": "ablation",
+    "ablate_effects": "neurons",
     "ablate_heads": "ablation",
     "ablate_layers": "ablation",
     "agreement": "roles",
+    "attack": "adversarial",
+    "candidates": "adversarial",
     "debias": "spurious",
     "describe": "describe",
+    "distinct_texts": "pools",
     "effect_means": "neurons",
+    "fooled": "adversarial",
     "joint": "joint",
     "largest_effects": "neurons",
     "mean_ablate": "ablation",
     "measured_roles": "roles",
+    "mined_phrases": "adversarial",
     "named_roles": "roles",
     "neighbours": "roles",
     "omp": "sparse",
     "omp_sizes": "sparse",
+    "phrase_scores": "adversarial",
     "prepare_texts": "pools",
-    "recompose": "sparse",
     "rank_one": "neurons",
+    "recompose": "sparse",
     "reconstruct": "textspan",
     "replace_effects": "neurons",
     "spurious_heads": "spurious",
+    "strongest_neurons": "adversarial",
+    "synonyms": "adversarial",
     "textspan": "textspan",
     "textspan_heads": "textspan",
     "top_images": "roles",

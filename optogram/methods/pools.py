@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from optogram.errors import DataError, ShapeError
@@ -46,6 +46,20 @@ def prepare_texts(texts: Any) -> Any:
     if isinstance(texts, Tensor):
         return unit
     return texts.copy(data=unit.numpy()) if isinstance(texts, xr.DataArray) else unit.numpy()
+
+
+def distinct_texts(texts: Any) -> Int[np.ndarray, " kept"]:
+    """Of texts that the encoder cannot tell apart, such as "A red ring" and "a red ring", the first.
+
+    texts: (text, embed) as for `prepare_texts`, which refuses the others. Returns their places, ascending.
+    """
+    pool = matrix(texts, "texts")
+    kept = torch.arange(len(pool))
+    while pairs := _duplicates(pool[kept], torch.linalg.vector_norm(pool[kept], dim=1, dtype=torch.float64)):
+        left = torch.ones(len(kept), dtype=torch.bool)
+        left[[second for _, second in pairs]] = False
+        kept = kept[left]
+    return kept.numpy()
 
 
 def matrix(values: Any, name: str) -> Float[Tensor, "row embed"]:
