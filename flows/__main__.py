@@ -146,7 +146,7 @@ def _run_in_pools(found: Plan, title: str, again: str, timeout: float | None, lo
 
 def _profile() -> str:
     """The recipe in the first line of params.yaml, such as "demo" or "smoke textspan.size=4"."""
-    from optogram.params import RECIPE
+    from optogram.profiles import RECIPE
 
     first = Path("params.yaml").read_text().partition("\n")[0]
     return first.removeprefix(RECIPE).strip() if first.startswith(RECIPE) else "own params"

@@ -2,16 +2,15 @@
 
 import os
 import re
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-TETHER = Path(__file__).with_name("tether.py")
+from optogram.tether import tethered
+
 LOGS = Path(".scratch/logs")
 # Exit status of a stage that ended with a user's error (stages/doorway.py): the same again would fail again.
 USER_ERROR = 2
@@ -70,25 +69,6 @@ def environment(slot: int | None = None) -> dict[str, str]:
         elif Path("/dev/nvidia0").exists():
             values["CUDA_VISIBLE_DEVICES"] = str(slot)
     return values
-
-
-def tethered(
-    command: Sequence[str],
-    *,
-    environment: dict[str, str] | None = None,
-    cwd: str | Path = ".",
-    output: int | IO[bytes] = subprocess.PIPE,
-) -> subprocess.Popen[bytes]:
-    """Start a command that ends when its standard input is closed, or when this process dies (see tether.py)."""
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", str(TETHER), *command],
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        env=environment,
-        cwd=cwd,
-    )
 
 
 def run_stage(

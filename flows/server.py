@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from flows.child import LOGS, tethered
+from flows.child import LOGS
 from optogram.errors import FlowError
+from optogram.tether import tethered
 
 HOST = "127.0.0.1"
 PORT = 4200

@@ -93,8 +93,8 @@ def profile(
     force: Annotated[bool, typer.Option(help="Drop your own edits of params.yaml.")] = False,
 ) -> None:
     """Write params.yaml for a profile."""
-    from optogram.params import RECIPE, profile_text
     from optogram.pipeline import declared_outs
+    from optogram.profiles import RECIPE, profile_text
 
     path = Path("params.yaml")
     text = profile_text(name, settings or [])

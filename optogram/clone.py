@@ -4,12 +4,11 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from optogram.errors import ArtifactError
+from optogram.tether import tethered
 
 LOG_LINES = 15
 GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY")
@@ -162,23 +162,14 @@ class Clone:
         command = ["repro", "--single-item", "--force", "--no-commit", "--no-run-cache", stage]
         log = self.folder / "log"
         with log.open("wb") as output:
-            # a session of its own, so that the stage's children end with it
-            child = subprocess.Popen(
-                [sys.executable, "-m", "dvc", *command],
-                cwd=self.root,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            dvc = [sys.executable, "-m", "dvc", *command]
+            child = tethered(dvc, environment=environment, cwd=self.root, output=output)
+            assert child.stdin is not None
             try:
                 status = child.wait()
             finally:
-                if child.poll() is None:
-                    with suppress(ProcessLookupError):
-                        os.killpg(child.pid, signal.SIGKILL)
-                    child.wait()
+                child.stdin.close()  # we are stopped: the stage must be gone before the clone goes
+                child.wait()
         if not status:
             return ""
         return "\n".join(log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:]) or "it said nothing"

@@ -4,6 +4,7 @@ import ast
 from functools import cache
 from pathlib import Path
 
+from optogram.errors import ArtifactError
 from optogram.store.digests import file_digest, files_digest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +35,25 @@ def closure(module: str, root: Path = ROOT) -> list[str]:
 def closure_digest(module: str, root: Path = ROOT) -> str:
     """Digest of the contents of the closure."""
     return files_digest({path: file_digest(root / path) for path in closure(module, root)})
+
+
+def check_code(stage: str, code: str, root: Path = ROOT) -> None:
+    """ArtifactError if this process, a worker, has other code of the stage than the one that sent it work.
+
+    `code` is the sender's `closure_digest` of the stage's module.
+    """
+    found = files_digest({path: _first_seen(root / path) for path in closure(f"stages.{stage}", root)})
+    if found != code:
+        raise ArtifactError(
+            f"A Dask worker has other code of the stage {stage} (in {root}) than this run, or was started before a "
+            "change. Its shards would not fit: restart the workers from the same checkout."
+        )
+
+
+@cache
+def _first_seen(path: Path) -> str:
+    """A file's digest when a worker first looked: it imports a file once, whatever becomes of it later."""
+    return file_digest(path)
 
 
 def _module_file(name: str, root: Path) -> str | None:

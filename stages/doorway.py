@@ -5,18 +5,18 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from optogram.closure import ROOT, closure, closure_digest
+from optogram.closure import check_code, closure_digest
 from optogram.errors import ArtifactError, OptogramError
 from optogram.params import Params, load_params
 from optogram.store.cluster import on_cluster
-from optogram.store.digests import file_digest, files_digest, folder_digest
+from optogram.store.digests import file_digest, folder_digest
 from optogram.store.read import read
 from optogram.store.write import Provenance, scratch_folder, write_dataset, write_sharded
 
@@ -118,22 +118,6 @@ class Doorway:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(rounded(values), indent=1, sort_keys=True) + "\n")
         temporary.replace(path)
-
-
-def check_code(stage: str, code: str) -> None:
-    """ArtifactError if this process, a worker, has other code of the stage than the one that sent it work."""
-    found = files_digest({path: _first_seen(ROOT / path) for path in closure(f"stages.{stage}")})
-    if found != code:
-        raise ArtifactError(
-            f"A Dask worker has other code of the stage {stage} (in {ROOT}) than this run, or was started before a "
-            "change. Its shards would not fit: restart the workers from the same checkout."
-        )
-
-
-@cache
-def _first_seen(path: Path) -> str:
-    """A file's digest when a worker first looked: it imports a file once, whatever becomes of it later."""
-    return file_digest(path)
 
 
 def value_at(params: Params, key: str) -> Any:

@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sizes=options.curve,
         sparsity=options.sparsity,
         steps=options.texts,
+        grouped=options.grouped,
         separation=options.separation,
         seed=door.params.seed,
         permutations=options.permutations,
@@ -37,14 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     maps = top_maps(clip, images.pixels, layer, np.array(top), shown.tolist(), batch=options.images * 8)
     found = found.assign(map=(("shown", "k", "gy", "gx"), maps)).assign_coords(shown=found.neuron.values[shown])
     door.write(found.assign_attrs(mlp_layer=layer), f"Neurons of layer {layer}")
-    door.write_metrics(
-        {
-            **found.attrs,
-            "explained": float(found.explained.mean()),
-            "polysemantic_images": float((found.image_groups > 1).mean()),
-            "polysemantic_texts": float((found.text_groups > 1).mean()),
-        }
-    )
+    door.write_metrics({**found.attrs, "explained": float(found.explained.mean())})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from optogram.doctor import findings, needed_bytes
-from optogram.params import Params, profile_text
+from optogram.params import Params
+from optogram.profiles import profile_text
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [str(Path(sys.executable).parent / "optogram")]

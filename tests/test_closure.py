@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from optogram.closure import PACKAGES, closure, closure_digest
+from optogram.closure import PACKAGES, check_code, closure, closure_digest
+from optogram.errors import ArtifactError
 from optogram.params import Params
 from optogram.pipeline import is_code, stage_module, synced
 
@@ -158,6 +159,21 @@ def test_the_digest_changes_with_any_of_them_and_with_nothing_else(tree):
     assert closure_digest("stages.one", tree) == before
     (tree / "optogram/words.txt").write_text("b")
     assert closure_digest("stages.one", tree) != before
+
+
+def test_a_worker_with_other_code_refuses():
+    check_code("contributions", closure_digest("stages.contributions"))
+    with pytest.raises(ArtifactError, match=r"other code of the stage contributions .* restart the workers"):
+        check_code("contributions", "0" * 64)
+
+
+def test_a_worker_that_was_started_before_a_change_refuses(tree):
+    check_code("one", closure_digest("stages.one", tree), tree)
+    (tree / "optogram/other.py").write_text("x = 1\n")
+    check_code("one", closure_digest("stages.one", tree), tree)
+    (tree / "optogram/words.txt").write_text("b")
+    with pytest.raises(ArtifactError, match=rf"in {tree}.* was started before a change"):
+        check_code("one", closure_digest("stages.one", tree), tree)
 
 
 def test_a_missing_first_party_module_is_an_error(tree):

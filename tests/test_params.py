@@ -7,7 +7,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from optogram.errors import ParamError
-from optogram.params import Params, load_params, profile_text, validated
+from optogram.params import Params, load_params, validated
+from optogram.profiles import profile_text
 
 ROOT = Path(__file__).parent.parent
 PROFILES = sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml"))
@@ -33,6 +34,12 @@ def test_settings_lie_on_top_and_leave_the_rest():
     assert params.scenes.splits["train"] == Params().scenes.splits["train"]
 
 
+def test_the_paper_uses_the_thesis_s_two_pools_of_words_beside_those_of_textspan():
+    params = validated(YAML(typ="safe").load(profile_text("paper", [], ROOT / "profiles")), "test")
+    assert params.texts.names == ["descriptions", "words", "words_10k", "words_30k", "class", "random"]
+    assert (params.texts.words, params.texts.random) == (3498, 3498)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -45,6 +52,7 @@ def test_settings_lie_on_top_and_leave_the_rest():
         ("spurious.split=nowhere", "split 'nowhere' is used"),
         ("load_clip.models={demo: {spec: x}}", "'demo' is both in train_clip.models and in load_clip.models"),
         ("texts.files={words: a.txt}", "'words' is both a built-in pool and in files"),
+        ("texts.pools=[words_20k]", "texts.pools.0: Input should be 'descriptions', 'words', 'words_10k', 'words_30k'"),
         ("photos.splits={eval: {}}", "photos.path = '', expected a folder or zip"),
         ("texts.files={zeroshot: a.txt}", "'zeroshot' cannot name a pool"),
         ("scenes.bias=.nan", "scenes.bias"),

@@ -16,6 +16,7 @@ from optogram.cli import app
 from optogram.errors import ArtifactError
 from optogram.store.compare import Tolerance
 from optogram.verify import verify
+from tests.flows.conftest import gone
 
 TOLERANCE = Tolerance(absolute=1e-5, relative=1e-4)
 pytestmark = pytest.mark.slow
@@ -233,6 +234,24 @@ def test_stopping_it_removes_the_clone_and_ends_the_stage(repository, how):
     child.communicate(timeout=20)
     assert child.returncode in (130, 143)
     assert not any(b"stages.source" in _bytes(p) for p in sleeping)
+
+
+def test_a_killed_verify_takes_its_stage_with_it(repository, tmp_path):
+    pid = tmp_path / "pid"
+    code = f"import os, time\nopen({str(pid)!r}, 'w').write(f'{{os.getpid()}}\\n')\ntime.sleep(60)\n"
+    (repository / "stages/source.py").write_text(code)
+    run = "from optogram.cli import main; main()"
+    verifying = subprocess.Popen([sys.executable, "-c", run, "verify", "source@a"], cwd=repository)
+    deadline = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text().endswith("\n")):
+        assert verifying.poll() is None
+        assert time.monotonic() < deadline, "the stage never ran"
+        time.sleep(0.1)
+    verifying.kill()
+    verifying.wait()
+    assert gone(int(pid.read_text()))
+    [left] = (tmp_path / "tmp").glob("optogram-verify-*")  # nobody was there to remove it
+    shutil.rmtree(left)
 
 
 def _bytes(path):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from optogram.params import profile_text
+from optogram.profiles import profile_text
 
 ROOT = Path(__file__).parents[1]
 PIPELINE = """

@@ -5,15 +5,22 @@ from typing import Any
 
 _EXPORTS = {
     "ATTRIBUTES": "scenes",
+    "ImageMaker": "image_makers",
     "Photos": "photos",
+    "SceneMaker": "image_makers",
     "Scenes": "scenes",
     "class_prompts": "photos",
+    "describer": "describing",
+    "grammar": "describing",
     "held_out_combinations": "scenes",
     "is_random": "pools",
+    "parsed_descriptions": "describing",
     "pool": "pools",
     "prompts": "captions",
     "random_vectors": "pools",
     "read_descriptions": "pools",
+    "stated_values": "image_makers",
+    "transformers_describer": "describing",
     "value_names": "scenes",
     "zeroshot_prompts": "pools",
 }

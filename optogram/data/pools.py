@@ -15,7 +15,8 @@ from optogram.data.photos import class_prompts
 from optogram.data.scenes import ATTRIBUTES
 from optogram.errors import DataError, ParamError, nearest
 
-POOLS = ("descriptions", "words", "class", "random")
+POOLS = ("descriptions", "words", "words_10k", "words_30k", "class", "random")
+WORDS = {"words_10k": 10_000, "words_30k": 30_000}  # the thesis's pools for neurons (section 3.4)
 COUNT = 3498  # as many as the thesis has (appendix A)
 RANDOM_NAME = "random {:04d}"
 
@@ -32,7 +33,8 @@ def pool(name: str | Path, *, images: xr.Dataset | None = None, count: int = COU
     """The pool called `name`, as texts/<pool> of ARCHITECTURE.md: coordinate `text`, with `attribute` and `value`.
 
     descriptions: phrases for what `images` is labelled with, and general descriptions of pictures;
-    words: the `count` most common English words; class: every labelled value under each zero-shot prompt;
+    words: the `count` most common English words; words_10k, words_30k: the 10,000 and 30,000 most common ones,
+    whatever `count` is; class: every labelled value under each zero-shot prompt;
     random: names for `count` vectors that no text has, see `random_vectors`;
     any other, or a Path: a text file of the user's, one description a line, see `read_descriptions`.
     `images` is any images/<split> dataset; by default, scenes.
@@ -44,8 +46,9 @@ def pool(name: str | Path, *, images: xr.Dataset | None = None, count: int = COU
     vocabulary = _vocabulary(images)
     if name == "descriptions":
         return _table(_descriptions(vocabulary))
-    if name == "words":
-        return _table(_common_words(count, vocabulary))
+    words = {"words": count, **WORDS}
+    if isinstance(name, str) and name in words:
+        return _table(_common_words(words[name], vocabulary))
     if name == "class":
         return _table((text, a, v) for a, v, texts in zeroshot_prompts(images) for text in texts)
     if name == "random":

@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optogram.methods.ablation import ablate_components, ablate_heads, ablate_layers, mean_ablate
+    from optogram.methods.adversarial import (
+        attack,
+        candidates,
+        fooled,
+        mined_phrases,
+        phrase_scores,
+        strongest_neurons,
+        synonyms,
+    )
     from optogram.methods.concepts import concept_precision, image_concepts, true_concepts
     from optogram.methods.describe import describe
     from optogram.methods.groups import separated
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
         replace_effects,
         through_heads,
     )
-    from optogram.methods.pools import prepare_texts
+    from optogram.methods.pools import distinct_texts, prepare_texts
     from optogram.methods.roles import agreement, measured_roles, named_roles, neighbours, top_images
     from optogram.methods.sparse import omp, omp_sizes, recompose
     from optogram.methods.spurious import debias, spurious_heads
@@ -33,21 +42,27 @@ __all__ = [
     "ablate_heads",
     "ablate_layers",
     "agreement",
+    "attack",
+    "candidates",
     "concept_precision",
     "debias",
     "describe",
+    "distinct_texts",
     "effect_means",
+    "fooled",
     "image_concepts",
     "joint",
     "largest_effects",
     "mean_ablate",
     "measured_roles",
+    "mined_phrases",
     "named_roles",
     "named_values",
     "neighbours",
     "neuron_heatmaps",
     "omp",
     "omp_sizes",
+    "phrase_scores",
     "prepare_texts",
     "rank_one",
     "recompose",
@@ -56,6 +71,8 @@ __all__ = [
     "separated",
     "shared_values",
     "spurious_heads",
+    "strongest_neurons",
+    "synonyms",
     "textspan",
     "textspan_heads",
     "through_heads",
@@ -71,20 +88,26 @@ _EXPORTS = {
     "ablate_layers": "ablation",
     "agreement": "roles",
     "concept_precision": "concepts",
+    "attack": "adversarial",
+    "candidates": "adversarial",
     "debias": "spurious",
     "describe": "describe",
+    "distinct_texts": "pools",
     "effect_means": "neurons",
     "image_concepts": "concepts",
+    "fooled": "adversarial",
     "joint": "joint",
     "largest_effects": "neurons",
     "mean_ablate": "ablation",
     "measured_roles": "roles",
+    "mined_phrases": "adversarial",
     "named_roles": "roles",
     "named_values": "neuron_labels",
     "neighbours": "roles",
     "neuron_heatmaps": "neuron_maps",
     "omp": "sparse",
     "omp_sizes": "sparse",
+    "phrase_scores": "adversarial",
     "prepare_texts": "pools",
     "rank_one": "neurons",
     "recompose": "sparse",
@@ -93,6 +116,8 @@ _EXPORTS = {
     "separated": "groups",
     "shared_values": "neuron_labels",
     "spurious_heads": "spurious",
+    "strongest_neurons": "adversarial",
+    "synonyms": "adversarial",
     "textspan": "textspan",
     "textspan_heads": "textspan",
     "through_heads": "neurons",

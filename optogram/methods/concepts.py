@@ -114,10 +114,10 @@ def concept_precision(
     """
     judged = _Judged.of(text, pool, labels, value_name)
     images, kinds = judged.true.shape
-    counts = np.zeros((images, kinds), np.float32)
+    counts = np.zeros((images, kinds))
     np.add.at(counts, (np.arange(images)[:, None], judged.kind), 1)
     # of image i's concepts, how many are true of image j, and how many are known to be so or not
-    true, known = (counts @ table.T.astype(np.float32) for table in (judged.true, judged.known))
+    true, known = (counts @ table.T.astype(np.float64) for table in (judged.true, judged.known))
     concepts = int(known.trace())
     if not concepts:
         raise DataError(
@@ -129,8 +129,7 @@ def concept_precision(
         return true[at, order].sum(1) / known[at, order].sum(1).clip(1)
 
     p_value = shuffled_p(precision, shuffled, images, seed=seed, permutations=permutations)
-    chance = float(true.sum(dtype=np.float64) / known.sum(dtype=np.float64))
-    return ConceptPrecision(precision, chance, p_value, concepts)
+    return ConceptPrecision(precision, float(true.sum() / known.sum()), p_value, concepts)
 
 
 class _Judged(NamedTuple):

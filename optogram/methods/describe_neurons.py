@@ -15,8 +15,10 @@ from optogram.methods.neuron_texts import neuron_texts
 from optogram.methods.neurons import rank_one, through_heads
 from optogram.models.folder import Clip
 
-_NEURONS = 256
-"""Neurons whose top images' embeddings are held at once."""
+_SETS = 256
+"""Sets of images whose embeddings are held at once."""
+_DRAWN = 512
+"""Sets of images drawn at random, to tell how often these form groups."""
 
 
 def describe_neurons(
@@ -30,6 +32,7 @@ def describe_neurons(
     sizes: Sequence[int],
     sparsity: int,
     steps: int,
+    grouped: int,
     separation: float,
     seed: int,
     permutations: int,
@@ -55,12 +58,18 @@ def describe_neurons(
         )
     )
     pool = next(iter(pools.values()))
-    for name, (groups, counts) in {
-        "image": _image_groups(effects["embedding"].values, top, separation),
-        "text": _text_groups(pool, told.isel(pool=0), separation),
-    }.items():
-        found[f"{name}_group"] = (("neuron", "rank" if name == "image" else "step"), groups)
-        found[f"{name}_groups"] = ("neuron", counts)
+    beyond = _beyond_mean(effects["embedding"].values)
+    groups, counts = _groups(beyond, top[:, :grouped], separation)
+    found = found.assign(image_group=(("neuron", "grouped"), groups), image_groups=("neuron", counts))
+    groups, counts = _text_groups(pool, told.isel(pool=0), separation)
+    found = found.assign(text_group=(("neuron", "step"), groups), text_groups=("neuron", counts))
+    # as many images drawn anyhow: how often the same rule finds groups among them
+    rng = np.random.default_rng(seed)
+    drawn = rng.permuted(np.tile(np.arange(len(beyond)), (min(len(top), _DRAWN), 1)), axis=1)[
+        :, : min(grouped, top.shape[1])
+    ]
+    found.attrs["polysemantic"] = float((found["image_groups"] > 1).mean())
+    found.attrs["polysemantic_chance"] = float((_groups(beyond, drawn, separation)[1] > 1).mean())
     shared = shared_values(top, labels, value_name)
     found = found.assign(image_attribute=shared["image_attribute"], image_value=shared["image_value"])
     named = named_values(*(told[name][0] for name in ("weight", "text_attribute", "text_value")))
@@ -97,12 +106,16 @@ def top_maps(
     return found
 
 
-def _image_groups(
-    embeddings: Float32[np.ndarray, "image embed"], top: Int[np.ndarray, "neuron rank"], separation: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _beyond_mean(embeddings: Float32[np.ndarray, "image embed"]) -> Float32[np.ndarray, "image embed"]:
+    """Unit embeddings less their mean, which all images share."""
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    unit = unit - unit.mean(0)
-    parts = [separated(unit[top[at : at + _NEURONS]], separation=separation) for at in range(0, len(top), _NEURONS)]
+    return unit - unit.mean(0)
+
+
+def _groups(
+    vectors: Float32[np.ndarray, "image embed"], sets: Int[np.ndarray, "set item"], separation: float
+) -> tuple[np.ndarray, np.ndarray]:
+    parts = [separated(vectors[sets[at : at + _SETS]], separation=separation) for at in range(0, len(sets), _SETS)]
     return np.concatenate([groups for groups, _ in parts]), np.concatenate([counts for _, counts in parts])
 
 

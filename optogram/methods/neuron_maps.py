@@ -42,7 +42,7 @@ def neuron_heatmaps(
     if count < 1 or not directions:
         raise ParamError(f"count = {count}, layers = {sorted(directions)}; expected 1 neuron or more, and a layer.")
     vectors = {check_layer(target, layer): np.asarray(directions[layer], np.float32) for layer in sorted(directions)}
-    wanted = torch.as_tensor(targets).detach().float().cpu().numpy()
+    wanted = np.asarray(targets.detach().cpu() if isinstance(targets, Tensor) else targets, np.float32)
     _check(target, vectors, wanted, len(images))
     texts, text_of = np.unique(wanted, axis=0, return_inverse=True)
     chosen = {layer: torch.from_numpy(part) for layer, part in _strongest(vectors, texts, count).items()}

@@ -49,16 +49,16 @@ def prepare_texts(texts: Any) -> Any:
 
 
 def distinct_texts(texts: Any) -> Int[np.ndarray, " kept"]:
-    """Positions of the texts whose embeddings are not an earlier one's: what `prepare_texts` accepts as no duplicates.
+    """Of texts that the encoder cannot tell apart, such as "A red ring" and "a red ring", the first.
 
-    Texts that differ in case alone have one embedding, and a pool of prompts may well hold both.
+    texts: (text, embed) as for `prepare_texts`, which refuses the others. Returns their places, ascending.
     """
     pool = matrix(texts, "texts")
     kept = torch.arange(len(pool))
     while pairs := _duplicates(pool[kept], torch.linalg.vector_norm(pool[kept], dim=1, dtype=torch.float64)):
-        keep = torch.ones(len(kept), dtype=torch.bool)
-        keep[[second for _, second in pairs]] = False
-        kept = kept[keep]
+        left = torch.ones(len(kept), dtype=torch.bool)
+        left[[second for _, second in pairs]] = False
+        kept = kept[left]
     return kept.numpy()
 
 

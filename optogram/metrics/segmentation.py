@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int
 
 from optogram.errors import DataError, ShapeError
 
@@ -18,6 +18,8 @@ class SegmentationScores(TypedDict):
 
     pixel_accuracy: float
     miou: float
+    pixel_accuracy_half: float
+    miou_half: float
     map: float
     map_foreground: float
 
@@ -42,7 +44,8 @@ def foreground(soft: Float32[np.ndarray, "image y x"]) -> Bool[np.ndarray, "imag
 def segmentation_scores(heatmaps: Any, masks: Any) -> SegmentationScores:
     """Score heatmaps (image, grid_y, grid_x) against masks (image, y, x), True = object.
 
-    Heatmaps are upsampled and normalised (`soft_maps`) and thresholded at their mean (`foreground`).
+    Heatmaps are upsampled and normalised (`soft_maps`) and thresholded at their mean (`foreground`), and at one half,
+    as the thesis does in section 3.5, for the two with `_half`: which of two methods is better may depend on it.
 
     pixel_accuracy: pixels whose class is right, over all pixels of all images.
     miou: mean of foreground and background IoU, each its intersections over its unions, both summed over the images
@@ -70,25 +73,32 @@ def segmentation_scores(heatmaps: Any, masks: Any) -> SegmentationScores:
         )
 
     # rows: actual background, object; columns: predicted
-    confusion = np.zeros((2, 2), np.int64)
+    confusion, at_half = np.zeros((2, 2, 2), np.int64)
     pooled, alone = [], []
     for part in _blocks(*masks.shape):
         truth = masks[part]
         soft = soft_maps(heatmaps[part], (masks.shape[1], masks.shape[2]))
-        confusion += np.bincount((2 * truth + foreground(soft)).ravel(), minlength=4).reshape(2, 2)
+        for counts, found in ((confusion, foreground(soft)), (at_half, soft > 0.5)):
+            counts += np.bincount((2 * truth + found).ravel(), minlength=4).reshape(2, 2)
         soft, truth = soft.reshape(len(soft), -1), truth.reshape(len(truth), -1)
         pooled.append(average_precision(np.hstack([1 - soft, soft]), np.hstack([~truth, truth])))
         alone.append(average_precision(soft, truth))
-    union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
-    present = union > 0
     single = np.concatenate(alone)
     single = single[~np.isnan(single)]
     return {
         "pixel_accuracy": float(confusion.trace() / confusion.sum()),
-        "miou": float((confusion.diagonal()[present] / union[present]).mean()),
+        "miou": _mean_iou(confusion),
+        "pixel_accuracy_half": float(at_half.trace() / at_half.sum()),
+        "miou_half": _mean_iou(at_half),
         "map": float(np.concatenate(pooled).mean()),
         "map_foreground": float(single.mean()) if len(single) else float("nan"),
     }
+
+
+def _mean_iou(confusion: Int[np.ndarray, "actual predicted"]) -> float:
+    union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+    present = union > 0
+    return float((confusion.diagonal()[present] / union[present]).mean())
 
 
 def average_precision(

@@ -50,7 +50,14 @@ MINED = {
     "similar": "Similar words",
     "second_order": "Second order",
 }
-METRICS = {"pixel_accuracy": "pixel accuracy", "miou": "mIoU", "map": "mAP", "map_foreground": "mAP, foreground"}
+METRICS = {
+    "pixel_accuracy": "pixel accuracy",
+    "miou": "mIoU",
+    "pixel_accuracy_half": "pixel accuracy, cut at ½",
+    "miou_half": "mIoU, cut at ½",
+    "map": "mAP",
+    "map_foreground": "mAP, foreground",
+}
 
 
 def percent(value: float, digits: int = 1) -> str:

@@ -133,18 +133,18 @@ def _agreement(model: Model) -> Table:
     """Whether texts and images of the neurons agree, and how many neurons are polysemantic, a row a layer."""
     rows = []
     for layer, part in model.neuron_layers.items():
-        several = [float((part[f"{name}_groups"].values > 1).mean()) for name in ("image", "text")]
+        images, texts = (float((part[f"{name}_groups"].values > 1).mean()) for name in ("image", "text"))
         row = [f"layer {layer}", count(part.sizes["neuron"]), percent(float(part["explained"].mean()))]
-        row += [percent(share) for share in several]
+        row += [percent(images), percent(float(part.attrs.get("polysemantic_chance", np.nan))), percent(texts)]
         if "agreement" in part.attrs:
             row += [percent(float(part.attrs[name])) for name in ("agreement", "chance")]
             row += [p_value(float(part.attrs["p_value"])).removeprefix("p = "), count(int(part.attrs["neurons"]))]
         else:
             row += ["n/a"] * 4
         rows.append(row)
-    columns = ["MLP", "neurons", "one direction explains", "several groups of images", "several groups of texts"]
-    columns += ["texts name what images share", "by chance", "p", "neurons compared"]
-    return Table(columns, rows, "The neurons of each layer")
+    columns = ["MLP", "neurons", "one direction explains", "several groups of images", "of random images"]
+    columns += ["several groups of texts", "texts name what images share", "by chance", "p", "compared"]
+    return Table(columns, rows, "What the neurons of each layer are like: shares of neurons, and chance")
 
 
 def _catalogue(context: Context, model: Model) -> dict[str, Any]:

@@ -211,19 +211,19 @@ class _Images:
         self._thumbs = context.thumbs
         self._image = strings(part["top_image"].transpose("neuron", "rank"))
         self._norm = _rows(part["norm"], "rank")
-        self._group = part["image_group"].transpose("neuron", "rank").values
+        self._group = part["image_group"].transpose("neuron", "grouped").values
         self._map = part["map"].transpose("shown", "k", "gy", "gx").values
         self._row = {neuron: row for row, neuron in enumerate(numbers(part, "shown"))}
 
     def kinds(self, neuron: Neuron) -> str:
         """How many groups the images and texts form, in words."""
-        largest = self._image.shape[1]
+        grouped = self._group[neuron.row]
         images, texts = neuron.groups
         if images > 1:
-            counts = np.bincount(self._group[neuron.row][self._group[neuron.row] >= 0])
-            seen = f"The {largest} images fall into {images} well-separated groups of {_listed(counts.tolist())}"
+            counts = np.bincount(grouped[grouped >= 0]).tolist()
+            seen = f"The first {len(grouped)} fall into {images} well-separated groups of {_listed(counts)}"
         else:
-            seen = f"The {largest} images form no separate groups"
+            seen = f"The first {len(grouped)} form no separate groups"
         told = f"{texts} separate groups" if texts > 1 else "no separate groups"
         return f"{seen}; its texts with a positive weight form {told}."
 
@@ -231,9 +231,9 @@ class _Images:
         """The top images by group: (heading, [(thumbnail, id, norm, map as a data URI)]); one group has no heading."""
         names, norms, group = self._image[neuron.row], self._norm[neuron.row], self._group[neuron.row]
         maps = self._map[self._row[neuron.neuron]]
-        found = []
+        several, found = neuron.groups[0] > 1, []
         for k in range(max(1, neuron.groups[0])):
-            members = np.flatnonzero(group == k) if neuron.groups[0] > 1 else np.arange(len(maps))
+            members = np.flatnonzero(group == k) if several else np.arange(len(maps))
             mapped = members[members < len(maps)]
             ranks = np.concatenate([mapped, members[len(mapped) :][: max(0, BARE - len(mapped))]])
             images = [
@@ -245,7 +245,7 @@ class _Images:
                 )
                 for rank in ranks.tolist()
             ]
-            heading = f"Group {k + 1}: {len(members)} of {len(names)} images" if neuron.groups[0] > 1 else ""
+            heading = f"Group {k + 1}: {len(members)} of {len(group)} images" if several else ""
             found.append((heading, images))
         return found
 

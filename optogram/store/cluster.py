@@ -14,7 +14,7 @@ import xarray as xr
 
 from optogram.errors import ArtifactError
 from optogram.progress import say
-from optogram.store.digests import file_digest
+from optogram.store.digests import bytes_digest
 from optogram.store.shards import Compute, Work, make, seal
 from optogram.store.write import Run, Runner
 
@@ -65,9 +65,10 @@ def on_cluster(
         if b"__main__" in content:
             raise TypeError(f"{compute} is defined in __main__, where no worker can import it: move it to a module.")
         task.write_bytes(content)
+        digest = bytes_digest(content)
         with ExitStack() as stack:
             client = stack.enter_context(_client(processes, address, threads))
-            yield lambda numbers: _run(client, work, str(task), file_digest(task), [*numbers], address)
+            yield lambda numbers: _run(client, work, str(task), digest, [*numbers], address)
 
     return runner
 
@@ -161,13 +162,14 @@ def _make(number: int, task: str, digest: str) -> int:
 def _opened(task: str, digest: str) -> tuple[Work, Compute]:
     """What this worker is to make; kept, with the model that `compute` has loaded, for the shards that follow."""
     path = Path(task)
-    if not path.is_file() or file_digest(path) != digest:
+    content = path.read_bytes() if path.is_file() else b""  # once: what was hashed is what is loaded
+    if bytes_digest(content) != digest:
         raise ArtifactError(
             f"A Dask worker does not see the scratch folder {path.parent} of this run. Workers must share the disk: "
             "start them on this machine, or mount the same folder at the same place."
         )
     try:
-        work, compute, check, threads, rounding, _ = pickle.loads(path.read_bytes())
+        work, compute, check, threads, rounding, _ = pickle.loads(content)
     except (ImportError, AttributeError) as error:
         raise ArtifactError(f"A Dask worker has other code than this run ({error}). Restart the workers.") from None
     if _rounding() != rounding:

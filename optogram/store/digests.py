@@ -18,6 +18,11 @@ def value_digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+def bytes_digest(content: bytes) -> str:
+    """Hex sha256 of bytes: that of a file which holds them."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as file:

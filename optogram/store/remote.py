@@ -210,7 +210,10 @@ class ObjectStore(Store):
             case OffsetByteRequest():
                 bounds = (byte_range.offset, None)
             case SuffixByteRequest():
-                raise NotImplementedError("Artifacts have the shard index at the start: nothing reads from the end.")
+                raise ArtifactError(
+                    f"{self.objects.name}: the shards of {key.partition('/c/')[0]} have their index at the end, "
+                    "expected at the start, where Optogram writes it. Make the artifact again (`dvc repro`)."
+                )
         data = await asyncio.to_thread(self.read, key, *bounds)
         return None if data is None else prototype.buffer.from_bytes(data)
 
@@ -260,12 +263,12 @@ class ObjectStore(Store):
         return True
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Refused."""
-        raise NotImplementedError("read-only")
+        """Refused, with zarr's own ValueError."""
+        self._check_writable()
 
     async def delete(self, key: str) -> None:
-        """Refused."""
-        raise NotImplementedError("read-only")
+        """Refused, with zarr's own ValueError."""
+        self._check_writable()
 
 
 def _shard_index_bytes(meta: dict[str, Any]) -> int | None:

@@ -102,6 +102,14 @@ def test_words_are_the_most_common_ones():
         pool("words", count=10_000_000)
 
 
+@pytest.mark.parametrize(("name", "size"), [("words_10k", 10_000), ("words_30k", 30_000)])
+def test_the_thesis_s_pools_of_words_have_their_size_whatever_count_is(name, size):
+    table = pool(name, count=7)
+    assert table.identical(pool(name))
+    assert table.identical(pool("words", count=size))
+    assert table.sizes == {"text": size}
+
+
 def test_class_pool_is_every_value_under_every_prompt():
     table = rows(pool("class"))
     assert table == {p: (a, v) for a, v in VALUES for p in captions.prompts(a, v)}

@@ -7,9 +7,11 @@ from random_models import demo_clip, pictures
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from optogram.decompose.activations import token_activations
 from optogram.decompose.contributions import contributions, token_scores
 from optogram.errors import ModelError
 from optogram.methods.heatmaps import METHODS, heatmaps
+from optogram.methods.neuron_maps import neuron_heatmaps
 from optogram.models import batches
 from optogram.models.folder import build_clip, encode_images, encode_texts
 
@@ -40,6 +42,7 @@ class Small(TorchDispatchMode):
 MODEL = demo_clip(layers=2)
 INPUTS = pictures(IMAGES)
 TARGETS = torch.nn.functional.normalize(pictures(IMAGES, 8).flatten(1)[:, :128], dim=1)
+DIRECTIONS = {0: pictures(11, 64).flatten()[: 512 * 128].reshape(512, 128)}
 CLIP = build_clip(
     {
         "embed_dim": 16,
@@ -58,6 +61,8 @@ def variables(dataset):
 WORKS = {
     "contributions": lambda: variables(contributions(MODEL, INPUTS)),
     "token_scores": lambda: [token_scores(MODEL, INPUTS, TARGETS[:2]).values],
+    "token_activations": lambda: [token_activations(MODEL, INPUTS, 0, neurons=range(8)).values],
+    "neuron_heatmaps": lambda: [neuron_heatmaps(MODEL, INPUTS, TARGETS, DIRECTIONS, batch=IMAGES)],
     **{name: lambda name=name: [heatmaps(name, MODEL, INPUTS, TARGETS, batch=IMAGES)] for name in METHODS},
     "encode_images": lambda: [encode_images(CLIP, PIXELS).numpy()],
     "encode_texts": lambda: [encode_texts(CLIP, ["a", "red thing"] * 5).numpy()],
@@ -73,10 +78,8 @@ def test_the_batch_is_halved_and_the_result_is_the_same(name, capfd):
         halved = WORKS[name]()
     assert small.refused >= 2  # 11 images, then 5, and it goes on with 2
     for one, other in zip(whole, halved, strict=True):
-        if name in ("rollout", "chefer"):  # batched products of explicit attention: one image alone rounds otherwise
-            np.testing.assert_allclose(one, other, rtol=2e-6)
-        else:
-            np.testing.assert_array_equal(one, other)
+        # some processors round a product otherwise when it has fewer rows
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(one).max())
     said = capfd.readouterr().err
     count = 10 if name == "encode_texts" else IMAGES
     assert said.count(f"Out of memory with a batch of {count}: the batch is now {count // 2}.") == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from optogram.params import profile_text
+from optogram.profiles import profile_text
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = [

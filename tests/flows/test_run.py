@@ -17,7 +17,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.sorting import FlowRunSort, LogSort, TaskRunSort
 
 from flows.artifacts import posted
-from flows.server import healthy
+from flows.server import REPORT_URL, healthy
 from tests.flows.conftest import Server, Toy, gone
 
 pytestmark = pytest.mark.slow
@@ -84,6 +84,9 @@ def test_it_gets_everything_done_with_the_lock_of_a_plain_repro(toy, server, pla
     (figures / "index.json").write_text(
         json.dumps([{"file": "one.png", "title": "One", "caption": "It.", "model": "m"}])
     )
+    report = toy.folder / "artifacts/report/index.html"
+    report.parent.mkdir()
+    report.write_text("<p>the report</p>")
     text = toy.run("--jobs", "3", "--gpus", "1")
     assert "5 ran in" in text
     assert toy.lock() == plain_lock
@@ -94,7 +97,7 @@ def test_it_gets_everything_done_with_the_lock_of_a_plain_repro(toy, server, pla
     assert (run.name, run.state.name) == ("toy: 5 of 5 stages", "Completed")
     assert run.state.message == "5 stages ran."
     assert {name: task.state.name for name, task in tasks.items()} == dict.fromkeys(TREE, "Ran")
-    assert set(artifacts) == {"progress", "stages", "metrics", "figure-one"}
+    assert set(artifacts) == {"progress", "stages", "metrics", "figure-one", "report"}
     assert artifacts["progress"] == 100.0
     rows = {row["stage"]: row for row in json.loads(artifacts["stages"])}
     assert {row["state"] for row in rows.values()} == {"ran"}
@@ -102,6 +105,7 @@ def test_it_gets_everything_done_with_the_lock_of_a_plain_repro(toy, server, pla
     assert rows["b"]["hash"] == re.search(r"path: out_b\n\s+hash: md5\n\s+md5: (\w{10})", toy.lock())[1]
     assert json.loads(artifacts["metrics"]) == [{"source": "toy", "metric": "accuracy.shape", "value": 0.5}]
     assert artifacts["figure-one"].startswith("data:image/png;base64,")
+    assert artifacts["report"] == f"[Report]({REPORT_URL})"
     assert any("Running stage 'd'" in line for line in logs)
 
     assert "All 5 stages are up to date" in toy.run()

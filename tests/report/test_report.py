@@ -15,7 +15,7 @@ import xarray as xr
 from planted_findings import HOSTILE, KINDS
 
 from optogram.errors import ArtifactError, DataError
-from optogram.params import profile_text
+from optogram.profiles import profile_text
 from optogram.report import build
 from optogram.report.build import build_report
 from stages.report import main

@@ -19,8 +19,11 @@ SETTINGS = [
     "train_clip.models.smoke.batch=16",
     "contributions.shard=32",
     "segmentation.images=24",
+    "second_order.shard=32",
+    "neurons.shown=5",
 ]
 PIPELINE = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+BY_MODEL = ("ablation", "textspan", "roles", "spurious", "segmentation", "joint", "neuron_ablation", "concepts")
 # Each stage at one instance; stages that a scenes run does not have are tested on their own.
 INSTANCES = {
     "scenes": [{"key": key} for key in ("train", "reference", "eval", "biased")],
@@ -28,7 +31,15 @@ INSTANCES = {
     "train_clip": [{"key": "smoke"}],
     "embed_texts": [{"item": "smoke"}],
     "contributions": [{"item.model": "smoke", "item.split": split} for split in ("reference", "eval", "biased")],
-    **{name: [{"item": "smoke"}] for name in ("ablation", "textspan", "roles", "spurious", "segmentation", "joint")},
+    "second_order": [
+        {"item.model": "smoke", "item.split": split, "item.layer": layer}
+        for split in ("reference", "eval")
+        for layer in ("0", "1")
+    ],
+    **{
+        name: [{"item.model": "smoke", "item.layer": layer} for layer in ("0", "1")] for name in ("neurons", "indirect")
+    },
+    **{name: [{"item": "smoke"}] for name in BY_MODEL},
     "report": [{}],
     "figures": [{}],
 }

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from optogram.errors import DataError, ModelError, ParamError
 from optogram.models.folder import load_clip
-from optogram.params import profile_text
+from optogram.profiles import profile_text
 from optogram.store.digests import folder_digest
 from optogram.store.read import read
 from stages import load_clip as load_clip_stage

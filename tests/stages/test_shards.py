@@ -11,12 +11,9 @@ import pytest
 from micro import INSTANCES, ROOT, SETTINGS, command, run_stage
 from safetensors.torch import load_file, save_file
 
-from optogram.closure import closure_digest
-from optogram.errors import ArtifactError
-from optogram.params import profile_text
+from optogram.profiles import profile_text
 from optogram.store.digests import folder_digest
 from optogram.store.read import read
-from stages import doorway
 
 pytestmark = pytest.mark.slow
 OUT = Path("artifacts/contributions/smoke/reference")
@@ -137,25 +134,6 @@ def test_no_clock_host_zone_or_language_changes_a_byte(ready):
         tried += 1
     if not tried:
         pytest.skip("neither faketime nor unshare works here")
-
-
-def test_a_worker_with_other_code_refuses(monkeypatch):
-    doorway._first_seen.cache_clear()
-    doorway.check_code("contributions", closure_digest("stages.contributions"))
-    with pytest.raises(ArtifactError, match=r"other code of the stage contributions .* restart the workers"):
-        doorway.check_code("contributions", "0" * 64)
-
-
-def test_a_worker_that_was_started_before_a_change_refuses(tmp_path, monkeypatch):
-    for name in ("optogram", "stages"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    monkeypatch.setattr(doorway, "ROOT", tmp_path)
-    doorway._first_seen.cache_clear()
-    doorway.check_code("contributions", closure_digest("stages.contributions", tmp_path))
-    changed = tmp_path / "optogram/decompose/cache.py"
-    changed.write_text(changed.read_text() + "\n# changed\n")
-    with pytest.raises(ArtifactError, match="was started before a change"):
-        doorway.check_code("contributions", closure_digest("stages.contributions", tmp_path))
 
 
 def test_scenes_go_to_the_workers_too(ready):

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from micro import INSTANCES, PIPELINE, ROOT, command, run_stage
+from micro import BY_MODEL, INSTANCES, PIPELINE, ROOT, command, run_stage
 
 from optogram.errors import OptogramError
 from optogram.store.digests import folder_digest
@@ -32,7 +32,9 @@ SCHEMA_OF = {
     "scenes": "images/<split>",
     "texts": "texts/<pool>",
     "contributions": "contributions/<model>/<split>",
-    **{name: f"{name}/<model>" for name in ("ablation", "textspan", "roles", "spurious", "segmentation", "joint")},
+    "second_order": "second_order/<model>/<split>/<layer>",
+    **{name: f"{name}/<model>/<layer>" for name in ("neurons", "indirect")},
+    **{name: f"{name}/<model>" for name in BY_MODEL},
 }
 
 
@@ -132,3 +134,9 @@ def test_an_artifact_from_other_params_is_refused(stage, stage_folder):
     with pytest.raises(OptogramError, match=r"was made with seed = 0, but params\.yaml now has 1"):
         run_stage(stage, INSTANCES[stage][0])
     assert not out_of(stage).exists()
+
+
+@pytest.mark.parametrize(("stage", "pool", "size"), [("texts", "words", 40), ("texts", "words_10k", 10_000)])
+def test_a_pool_of_words_has_the_size_in_the_params_or_in_its_name(stage, pool, size, stage_folder):
+    run_stage(stage, {"item": pool}, out="pool")
+    assert read(Path("pool")).sizes == {"text": size}

@@ -1,6 +1,7 @@
 """Shards made by Dask workers: the same bytes, and what is lost when a worker, the scheduler or the user goes."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from distributed import LocalCluster
 from test_write import MADE, rows
 
 from optogram.errors import ArtifactError
 from optogram.store import cluster as module
 from optogram.store.cluster import Once, on_cluster
-from optogram.store.digests import folder_digest
+from optogram.store.digests import bytes_digest, folder_digest
+from optogram.store.shards import Work
 from optogram.store.write import write_sharded
 
 pytestmark = pytest.mark.slow
@@ -145,6 +148,19 @@ def test_a_worker_that_does_not_see_the_folder_refuses(here, address, monkeypatc
     for path in (here / "task.pickle", here / "nowhere/task.pickle"):
         with pytest.raises(ArtifactError, match=r"does not see the scratch folder .*share the disk"):
             module._opened(str(path), "0" * 64)
+
+
+def test_the_task_that_is_loaded_is_the_one_that_was_checked(here, monkeypatch):
+    work = Work(here, Path("a"), "image", 53, 5)
+    mine = pickle.dumps((work, rows, None, torch.get_num_threads(), module._rounding(), "mine"))
+    Path("task.pickle").write_bytes(mine)
+
+    def replaced(content):
+        Path("task.pickle").write_bytes(b"of another run, written since")
+        return bytes_digest(content)
+
+    monkeypatch.setattr(module, "bytes_digest", replaced)
+    assert module._opened("task.pickle", bytes_digest(mine)) == (work, rows)
 
 
 def test_no_scheduler_at_the_address(here, monkeypatch):

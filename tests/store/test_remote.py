@@ -1,5 +1,6 @@
 """Artifacts in a folder remote and over ssh: only what is touched is read, and what is damaged is refused by name."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -7,18 +8,21 @@ import pickle
 import shutil
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 from dvc.config import Config
+from dvc.repo import Repo
+from zarr.core.buffer import default_buffer_prototype
 
 import optogram
 from optogram.errors import ArtifactError, ModelError
 from optogram.models.checkpoint import read_checkpoint
 from optogram.store.catalog import repair
+from optogram.store.remote import Objects, ObjectStore, out_of
 from optogram.store.write import Provenance, write_sharded
 from tests.counting_relay import CountingRelay
 
@@ -202,6 +206,36 @@ def test_a_lazy_read_refuses_what_it_can_check(lab, file, how, message):
     path.unlink() if how == "missing" else damage(path, how, at=5)
     with pytest.raises(ArtifactError, match=rf"{NAME}: object {files[file]} .*{message}"):
         assert np.isfinite(optogram.open(NAME, repo=str(lab / "clone")).z[299].values).all()
+
+
+def test_shards_with_their_index_at_the_end_are_not_ours(world):
+    other = world / "origin/artifacts/contributions/other"
+    shutil.copytree(world / "origin" / OUT, other)
+    for meta in (other / "z/zarr.json", other / "zarr.json"):
+        text = meta.read_text()
+        assert '"index_location": "start"' in text
+        meta.unlink()  # a hardlink into the cache
+        meta.write_text(text.replace('"index_location": "start"', '"index_location": "end"'))
+    commit_and_push(world / "origin")
+    run(world / "clone", "git", "pull", "-q")
+    z = optogram.open("contributions/other", repo=str(world / "clone")).z
+    with pytest.raises(
+        ArtifactError, match=r"contributions/other: the shards of z have their index at the end, expected"
+    ):
+        print(z[5].values)
+
+
+def test_nothing_can_be_written_through_a_store_that_reads_objects(world):
+    with Repo(str(world / "clone")) as repo:
+        found = out_of(repo, PurePosixPath(OUT))
+        assert found
+        store = ObjectStore(Objects(found[0], NAME), found[1])
+    before = sorted(path for path in world.rglob("*") if path.is_file())
+    buffer = default_buffer_prototype().buffer.from_bytes(b"new")
+    for writing in (store.set("z/c/0/0", buffer), store.delete("z/c/0/0")):
+        with pytest.raises(ValueError, match="read-only"):
+            asyncio.run(writing)
+    assert sorted(path for path in world.rglob("*") if path.is_file()) == before
 
 
 def test_opening_a_revision_leaves_tree_index_and_cache_as_they_are(lab):

@@ -1,9 +1,10 @@
-"""Room flows: run a command that dies with its starter: `python -I -S tether.py COMMAND…`, standard library only.
+"""Commands that die with their starter, through this very file: `python -I -S tether.py COMMAND…`.
 
-Its own session leads the command and all that it starts. Standard input is the tether: while the starter lives it
-holds the other end. When that end closes (the starter stops the command, or is itself killed, even by SIGKILL),
-everything in the session gets SIGINT, so that stages say where they stopped, and SIGKILL after a grace period. What
-the command leaves behind at its end is killed too. The exit status is the command's (128 + signal if it was killed).
+So it imports the standard library only. Its own session leads the command and all that it starts. Standard input is
+the tether: while the starter lives it holds the other end. When that end closes (the starter stops the command, or is
+itself killed, even by SIGKILL), everything in the session gets SIGINT, so that stages say where they stopped, and
+SIGKILL after a grace period. What the command leaves behind at its end is killed too. The exit status is the command's
+(128 + signal if it was killed).
 """
 
 import contextlib
@@ -12,8 +13,33 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
 
 GRACE_SECONDS = 5.0
+
+
+def tethered(
+    command: Sequence[str],
+    *,
+    environment: dict[str, str] | None = None,
+    cwd: str | Path = ".",
+    output: int | IO[bytes] = subprocess.PIPE,
+) -> subprocess.Popen[bytes]:
+    """Start a command that ends when its standard input is closed, or when this process dies.
+
+    `output` takes what it says, errors included. Ended early, it has a grace period: wait for it after closing.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, *command],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        env=environment,
+        cwd=cwd,
+    )
 
 
 def main(command: list[str]) -> int:
