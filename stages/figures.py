@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from optogram.report.stills import write_stills
 from stages.doorway import Doorway, run
 
-KINDS = ("ablation", "textspan", "roles", "spurious", "segmentation")
+KINDS = ("ablation", "textspan", "roles", "spurious", "segmentation", "neuron_ablation")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

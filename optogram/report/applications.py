@@ -9,7 +9,7 @@ import xarray as xr
 from optogram.report import figures
 from optogram.report.figures import Plot
 from optogram.report.findings import Findings, Model, labels, strings
-from optogram.report.formats import ABLATED, METHODS, METRICS, count, number, words
+from optogram.report.formats import ABLATED, METHODS, METRICS, OURS, count, number, words
 from optogram.report.images import heat_uri, mask_uri
 from optogram.report.made import made
 from optogram.report.panels import Context, Panel, percent_table
@@ -108,8 +108,10 @@ def segmentation(context: Context, model: Model) -> Panel:
     metrics = [METRICS.get(m, words(m)) for m in labels(found, "metric")]
     shown = [METHODS.get(m, words(m)) for m in methods]
     score = found["score"].transpose("method", "metric").values.astype(np.float64)
-    shades = ["--s0" if m == "decomposition" else f"--s{2 + k % 3}" for k, m in enumerate(methods)]
-    figure = figures.grouped_bars(metrics, shown, score, shades=shades, patterns=["", "", "/", "x", "."])
+    others = [m for m in methods if m not in OURS]
+    shades = [OURS.get(m) or f"--s{2 + others.index(m) % 3}" for m in methods]
+    patterns = ["" if m in OURS else ("", "/", "x", ".")[others.index(m) % 4] for m in methods]
+    figure = figures.grouped_bars(metrics, shown, score, shades=shades, patterns=patterns)
     label = "Segmentation scores by method"
     panel.plots.append(Plot(f"segmentation-{model.slug}", label, [("", figure)], 320))
     panel.tables.append(

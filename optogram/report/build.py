@@ -60,7 +60,7 @@ READING = {
         "What the neurons of one MLP send to the output through the attention heads after it: their second-order "
         "effects. They are replaced by their means over images, all of them, or only where their norm is small or "
         "large, or by their part along one direction a neuron. Where the line without all neurons falls, the layer "
-        "matters; where the reconstruction stays up, a direction a neuron, and so a few texts, tells what it writes.",
+        "matters; where the reconstruction stays up, one direction a neuron says all that it writes.",
     ),
     "concepts": (
         "Concepts of images",
@@ -89,13 +89,14 @@ READING = {
 
 
 def build_report(out: Path, images: Datasets, models: Mapping[str, Datasets]) -> None:
-    """Write the report into the folder `out`: index.html, a page a head in heads/, a page a neuron in neurons/, and what
-    they share in assets/.
+    """Write the report into the folder `out`: index.html, a page a head in heads/, a page a neuron in neurons/, and
+    what they share in assets/.
 
     `images` are the images artifacts by split. `models` maps each model's name to its artifacts by kind: ablation,
     textspan, roles, spurious, segmentation, joint, neurons/<layer>, neuron_ablation, concepts, adversarial, and
-    embeddings/<pool>; a kind that is absent, or whose attribute `skipped` is set, is said to be so in its section. The same artifacts give the same bytes. `out` appears whole or
-    not at all. Raises ArtifactError if `out` exists, DataError if there are no images or no models.
+    embeddings/<pool>; a kind that is absent, or whose attribute `skipped` is set, is said to be so in its section. The
+    same artifacts give the same bytes. `out` appears whole or not at all. Raises ArtifactError if `out` exists,
+    DataError if there are no images or no models.
     """
     findings = collect(images, models)
     if out.exists():

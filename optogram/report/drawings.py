@@ -8,7 +8,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from optogram.report.findings import Findings, Head, Model, labels
-from optogram.report.formats import ABLATED, CONDITIONS, METHODS, METRICS, p_value, percent, points, words
+from optogram.report.formats import ABLATED, CONDITIONS, METHODS, METRICS, OURS, p_value, percent, points, words
 from optogram.report.sheet import (
     INKS,
     MARGIN,
@@ -25,8 +25,6 @@ from optogram.report.sheet import (
 )
 
 Drawn = tuple[str, str, Sheet]
-MARKERS = ("o", "s", "D", "P", "X")
-DASHES = ("solid", "dashed", "dashdot", "dotted")
 TINY = 8.0
 MOST = 23
 """Attributes in a figure, at most; the report has them all."""
@@ -61,7 +59,7 @@ def ablation(findings: Findings, model: Model, found: xr.Dataset) -> Drawn:
     )
     caption = (
         f"Zero-shot accuracy of {model.name} on images/eval by attribute, with nothing ablated and with components "
-        f"replaced by their mean over images. Ticks are chance, one over the number of values.{_rest(findings, found)}"
+        f"replaced by their mean over images. Ticks are chance, one over the number of values.{rest(findings, found)}"
     )
     return title, caption, sheet
 
@@ -80,68 +78,13 @@ def segmentation(findings: Findings, model: Model, found: xr.Dataset) -> Drawn:
         [METRICS.get(m, words(m)) for m in metrics],
         score,
         "score",
-        colours=["--s0" if m == "decomposition" else "--s2" for m in methods],
+        colours=[OURS.get(m, "--s2") for m in methods],
         bold=True,
     )
     ours = "Ours is the decomposition into image tokens' contributions. " if "decomposition" in methods else ""
+    if "neurons" in methods:
+        ours += "By neurons: the activation maps of those that write most along the class. "
     caption = f"Segmentation scores of heatmaps from {model.name} on images/eval. {ours}Higher is better."
-    return title, caption, sheet
-
-
-def textspan(findings: Findings, model: Model, found: xr.Dataset) -> Drawn:
-    """Figure 2.3: a panel an attribute, and one for their mean; a line a pool."""
-    names, pools = findings.attributes_of(found)[:MOST], labels(found, "pool")
-    sizes = [int(size) for size in labels(found, "size")]
-    values = findings.by_attribute(found, "accuracy", "pool", "size")
-    kinds = {
-        "unaltered model": ("base_accuracy", "solid"),
-        "all mean-ablated": ("ablated_accuracy", "dashed"),
-        "chance": ("chance", "dotted"),
-    }
-    levels = {name: findings.by_attribute(found, variable) for name, (variable, _) in kinds.items()}
-    panels = [(name, values[..., k], {n: at[k] for n, at in levels.items()}) for k, name in enumerate(names)]
-    if values.shape[-1] > 1:
-        panels.insert(0, ("mean over attributes", values.mean(-1), {n: float(at.mean()) for n, at in levels.items()}))
-    looks = [_pool_line(k, pool) for k, pool in enumerate(pools)]
-    lines = {name: {"color": INKS["--hot"], "linewidth": 1.4, "linestyle": dash} for name, (_, dash) in kinds.items()}
-    title = "Accuracy with each head reduced to a few descriptions"
-    reading = (
-        "Each head is projected on its first TextSpan descriptions from a pool of texts, all else is mean-ablated. The "
-        "sooner a line nears the unaltered model, the better these texts span what the heads say."
-    )
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    left, gap, tall = MARGIN + 0.75, 0.3, 1.55 if columns > 1 else 3.0
-    wide = (WIDTH - left - MARGIN - gap * (columns - 1)) / columns
-    step = tall + 0.5
-    sheet = Sheet(
-        title, model.name, reading, rows * step + 0.6, [list(zip(pools, looks, strict=True)), list(lines.items())]
-    )
-    for k, (name, curves, at) in enumerate(panels):
-        row, column = divmod(k, columns)
-        x, y = left + column * (wide + gap), sheet.top + 0.35 + row * step
-        axes = sheet.axes(x, y, wide, tall)
-        for level, look in lines.items():
-            axes.axhline(at[level], **look, zorder=1.5)
-        for curve, look in reversed(list(zip(curves, looks, strict=True))):
-            axes.plot(sizes, curve, **look, clip_on=False)
-        share_axis(axes.yaxis, (0, 1.03), (0, 0.25, 0.5, 0.75, 1))
-        pad = 0.04 * (max(sizes) - min(sizes)) or 0.5
-        axes.set_xlim(min(sizes) - pad, max(sizes) + pad)
-        shown = _apart(sizes, 0.26 * (max(sizes) - min(sizes)) / wide)
-        name_ticks(axes.xaxis, shown, [str(size) for size in shown])
-        if column:
-            axes.set_yticks(axes.get_yticks(), [])
-        elif row == (rows - 1) // 2:
-            middle = sheet.top + (rows * step) / 2
-            sheet.text(MARGIN + 0.12, middle, "zero-shot accuracy", rotation=90, ha="center", va="center")
-        sheet.text(x, y - 0.1, sheet.name(name, wide, NORMAL, True), bold=True)
-        if k + columns >= len(panels):
-            sheet.text(x + wide / 2, y + tall + 0.45, "descriptions a head", ha="center")
-    caption = (
-        f"Accuracy of {model.name} on images/eval against the number of TextSpan descriptions on which each head is "
-        f"projected, by pool of texts (Figure 2.3); random vectors are the yardstick.{_rest(findings, found)}"
-    )
     return title, caption, sheet
 
 
@@ -324,18 +267,6 @@ def _point(colour: str, marker: str, size: float) -> dict[str, Any]:
     return {"marker": marker, "markersize": size, "color": INKS[colour], "linestyle": "none", "markeredgewidth": 1.4}
 
 
-def _pool_line(k: int, pool: str) -> dict[str, Any]:
-    """The first pool, which names the heads, is darkest."""
-    colour = INKS["--s3" if pool == "random" else f"--s{min(k, 3)}"]
-    return {
-        "color": colour,
-        "linestyle": DASHES[k % len(DASHES)],
-        "linewidth": 2.2 if k == 0 else 1.6,
-        "marker": MARKERS[k % len(MARKERS)],
-        "markersize": 5,
-    }
-
-
 def _draws(found: xr.Dataset) -> dict[str, np.ndarray]:
     """The worst group's accuracy in every random draw, at the row that shows the draws' mean."""
     if "draw_worst" not in found:
@@ -354,15 +285,7 @@ def _span(low: float, high: float) -> tuple[float, float, list[float]]:
     return first * step, last * step, [k * step for k in range(first, last + 1)]
 
 
-def _apart(values: Sequence[int], least: float) -> list[int]:
-    """The values that lie at least so far from the one kept before, the last one for certain."""
-    kept: list[int] = []
-    for value in reversed(values):
-        if not kept or kept[-1] - value >= least:
-            kept.append(value)
-    return kept[::-1]
-
-
-def _rest(findings: Findings, found: xr.Dataset) -> str:
+def rest(findings: Findings, found: xr.Dataset) -> str:
+    """How many attributes a figure leaves out, as a sentence; "" if none."""
     more = len(findings.attributes_of(found)) - MOST
     return f" {more} more attributes are in the report." if more > 0 else ""

@@ -166,10 +166,12 @@ def collect(images: Datasets, models: Mapping[str, Datasets]) -> Findings:
 
 def _read(parts: Datasets) -> Datasets:
     """The findings in memory (a page picks many small pieces of them), all but what no page shows."""
-    return {
-        kind: part if kind.startswith("embeddings/") else part.drop_vars(UNSHOWN.get(kind.split("/")[0], ()), errors="ignore").compute()
-        for kind, part in parts.items()
-    }
+
+    def shown(kind: str, part: xr.Dataset) -> xr.Dataset:
+        first = kind.split("/")[0]
+        return part if first == "embeddings" else part.drop_vars(UNSHOWN.get(first, ()), errors="ignore").compute()
+
+    return {kind: shown(kind, part) for kind, part in parts.items()}
 
 
 def labels(dataset: xr.Dataset, dim: str) -> list[str]:

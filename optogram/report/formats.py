@@ -30,6 +30,8 @@ METHODS = {
     "grad_cam": "GradCAM",
     "chefer": "Chefer et al.",
 }
+OURS = {"decomposition": "--s0", "neurons": "--s1"}
+"""The colours of our own methods."""
 NEURONS = {
     "none": "nothing ablated",
     "all": "w/o all neurons",

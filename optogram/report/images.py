@@ -94,6 +94,20 @@ def heat_uri(heat: Float[np.ndarray, "gy gx"], *, signed: bool) -> str:
     Signed: orange adds, blue takes away, transparent is zero, scaled by the largest magnitude. Otherwise the map is
     scaled from its least (transparent) to its largest value (orange).
     """
+    return _uri(Image.fromarray(_heat(heat, signed)))
+
+
+def heat_strip(heats: Float[np.ndarray, "k gy gx"]) -> str:
+    """Heatmaps one below the other as one data URI, each as `heat_uri` makes an unsigned one: fewer bytes than k URIs.
+
+    Around each its edge is repeated, so that none bleeds into the next when the browser stretches them. 16 levels.
+    """
+    strip = np.concatenate([np.pad(_heat(heat, False), ((1, 1), (1, 1), (0, 0)), "edge") for heat in heats])
+    strip[..., 3] = (strip[..., 3] + 7) // 15 * 15
+    return _uri(Image.fromarray(strip))
+
+
+def _heat(heat: Float[np.ndarray, "gy gx"], signed: bool) -> UInt8[np.ndarray, "gy gx rgba"]:
     heat = np.asarray(heat, np.float64)
     low = 0.0 if signed else heat.min()
     scale = np.abs(heat - low).max() or 1.0
@@ -101,7 +115,7 @@ def heat_uri(heat: Float[np.ndarray, "gy gx"], *, signed: bool) -> str:
     rgba = np.empty((*heat.shape, 4), np.uint8)
     rgba[..., :3] = np.where((strength < 0)[..., None], COLD, HOT)
     rgba[..., 3] = np.round(225 * np.abs(strength))
-    return _uri(Image.fromarray(rgba))
+    return rgba
 
 
 def mask_uri(mask: Integer[np.ndarray, "y x"]) -> str:

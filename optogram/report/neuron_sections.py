@@ -9,7 +9,7 @@ import xarray as xr
 
 from optogram.report import figures
 from optogram.report.figures import Plot
-from optogram.report.findings import Findings, Model, Neuron, labels, numbers, params_of, strings
+from optogram.report.findings import Findings, Model, Neuron, labels, params_of, strings
 from optogram.report.formats import EFFECTS, MINED, NEURONS, count, number, p_value, percent, words
 from optogram.report.neurons import first_text, value_chip
 from optogram.report.panels import Context, Panel, Table, percent_table
@@ -69,7 +69,7 @@ def _ablations(context: Context, model: Model, found: xr.Dataset, panel: Panel) 
 def _by_choice(
     context: Context, found: xr.Dataset, values: np.ndarray, chance: np.ndarray
 ) -> list[tuple[str, np.ndarray, float]]:
-    """Values with `attribute` last, for each attribute that the reader can choose, their mean first if there are many."""
+    """Values with `attribute` last, for each attribute, and first their mean if there are several."""
     names = context.attributes(found)
     each = [(name, values[..., k], float(chance[k])) for k, name in enumerate(names)]
     return [("mean over attributes", values.mean(-1), float(chance.mean())), *each] if len(names) > 1 else each
@@ -217,8 +217,12 @@ def concepts(context: Context, model: Model) -> Panel:
     panel.extra = {"concepts": images, "tiles": [], "why": str(found.attrs.get("truth_skipped") or "")}
     if "precision" in found.attrs:
         chance, p = float(found.attrs["chance"]), float(found.attrs["p_value"])
-        beside = f"of {count(int(found.attrs['concepts']))} that name a value; by chance {percent(chance)}, {p_value(p)}"
-        panel.extra["tiles"].append(("Concepts that are true of their image", percent(found.attrs["precision"]), beside))
+        beside = (
+            f"of {count(int(found.attrs['concepts']))} that name a value; by chance {percent(chance)}, {p_value(p)}"
+        )
+        panel.extra["tiles"].append(
+            ("Concepts that are true of their image", percent(found.attrs["precision"]), beside)
+        )
     if "active" in found.attrs:
         beside = f"of {count(int(found.attrs['neurons']))}, on the mean image"
         panel.extra["tiles"].append(("Active neurons", number(float(found.attrs["active"])), beside))

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from optogram.methods.neuron_labels import named_values
 from optogram.report.findings import Head, Model, Neuron, labels, numbers, place, strings
 from optogram.report.formats import number, percent, signed
-from optogram.report.images import Thumb, heat_uri
+from optogram.report.images import Thumb, heat_strip
 from optogram.report.made import artifact_name, made
-from optogram.report.panels import Context, bar, fill, span
+from optogram.report.panels import Context, bar, span
 
 FLOWS, WRITERS = 6, 10
 """Heads on a neuron's page, and neurons on a head's."""
@@ -85,6 +85,7 @@ def neuron_pages(context: Context, model: Model) -> Iterator[tuple[str, dict[str
                     "pools": told.pools(neuron.row),
                     "zero": told.zero(neuron.row),
                     "kinds": seen.kinds(neuron),
+                    "maps": seen.maps(neuron),
                     "groups": seen.groups(neuron),
                     "flows": flows,
                     "flow_zero": zero,
@@ -164,8 +165,7 @@ class _Texts:
         self._pools = [(p, name) for p, name in enumerate(labels(part, "pool")) if name != YARDSTICK]
         self._weight = part["weight"].transpose("pool", "neuron", "step").values.astype(np.float64)
         text, attribute, value = (
-            strings(part[name].transpose("pool", "neuron", "step"))
-            for name in ("text", "text_attribute", "text_value")
+            strings(part[name].transpose("pool", "neuron", "step")) for name in ("text", "text_attribute", "text_value")
         )
         self._text, self._attribute, self._value = text, attribute, value
         self._group = part["text_group"].transpose("neuron", "step").values
@@ -194,8 +194,7 @@ class _Texts:
                         "text": text,
                         "chips": chips,
                         "bar": bar(weight, *ends),
-                        "colour": chips[0][1] if chips else "--none",
-                        "fill": fill([colour for _, colour in chips]),
+                        "classes": _classes([colour for _, colour in chips]),
                         "weight": signed(weight),
                         "group": group,
                     }
@@ -227,21 +226,26 @@ class _Images:
         told = f"{texts} separate groups" if texts > 1 else "no separate groups"
         return f"{seen}; its texts with a positive weight form {told}."
 
-    def groups(self, neuron: Neuron) -> list[tuple[str, list[tuple[Thumb | None, str, str, str]]]]:
-        """The top images by group: (heading, [(thumbnail, id, norm, map as a data URI)]); one group has no heading."""
-        names, norms, group = self._image[neuron.row], self._norm[neuron.row], self._group[neuron.row]
+    def maps(self, neuron: Neuron) -> dict[str, Any]:
+        """The maps of its first images as a strip, for CSS."""
         maps = self._map[self._row[neuron.neuron]]
+        return {"strip": heat_strip(maps), "k": len(maps), "gy": maps.shape[1], "gx": maps.shape[2]}
+
+    def groups(self, neuron: Neuron) -> list[tuple[str, list[tuple[Thumb | None, str, str, int | None]]]]:
+        """The top images by group: (heading, [(thumbnail, id, norm, place of its map or None)]); one has no heading."""
+        names, norms, group = self._image[neuron.row], self._norm[neuron.row], self._group[neuron.row]
+        maps = self._map.shape[1]
         several, found = neuron.groups[0] > 1, []
         for k in range(max(1, neuron.groups[0])):
-            members = np.flatnonzero(group == k) if several else np.arange(len(maps))
-            mapped = members[members < len(maps)]
+            members = np.flatnonzero(group == k) if several else np.arange(maps)
+            mapped = members[members < maps]
             ranks = np.concatenate([mapped, members[len(mapped) :][: max(0, BARE - len(mapped))]])
             images = [
                 (
                     self._thumbs.thumb(str(names[rank])),
                     str(names[rank]),
                     number(float(norms[rank])),
-                    heat_uri(maps[rank], signed=False) if rank < len(maps) else "",
+                    rank if rank < maps else None,
                 )
                 for rank in ranks.tolist()
             ]
@@ -270,8 +274,9 @@ class _Heads:
         most = np.argsort(-np.abs(passes), kind="stable")[:FLOWS].tolist()
         low, high = span(passes[most])
         found = [
-            Flow(*self._heads[k], bar(float(passes[k]), low, high), signed(float(passes[k])))
+            Flow(name, page, says, colour, bar(float(passes[k]), low, high), signed(float(passes[k])))
             for k in most
+            for name, page, says, colour in [self._heads[k]]
             if abs(passes[k]) > LEAST * np.abs(passes).max()
         ]
         return found, bar(0.0, low, high)[0]
@@ -283,6 +288,12 @@ def _rows(array: xr.DataArray, second: str) -> Float[np.ndarray, "neuron second"
 
 def _strings(array: xr.DataArray, second: str) -> np.ndarray:
     return strings(array.transpose("neuron", second))
+
+
+def _classes(colours: Sequence[str]) -> str:
+    """The CSS classes of a row whose bar has the first colour, and below it the second: they save the page's bytes."""
+    first, second = (*colours, "", "")[:2]
+    return " ".join([first[2:] or "none", *([f"b{second[2:]}"] if second else [])])
 
 
 def _listed(counts: list[int]) -> str:

@@ -10,19 +10,22 @@ from pathlib import Path
 import xarray as xr
 
 from optogram.errors import ArtifactError
-from optogram.report import drawings
+from optogram.report import curves, drawings
 from optogram.report.drawings import Drawn
 from optogram.report.findings import Datasets, Findings, Model, collect
 from optogram.report.sheet import plain_style
 from optogram.store.digests import value_digest
 
-DRAWERS: dict[str, Callable[[Findings, Model, xr.Dataset], Drawn | None]] = {
-    "ablation": drawings.ablation,
-    "textspan": drawings.textspan,
-    "roles": drawings.roles,
-    "spurious": drawings.spurious,
-    "segmentation": drawings.segmentation,
+DRAWERS: dict[str, tuple[str, Callable[[Findings, Model, xr.Dataset], Drawn | None]]] = {
+    "ablation": ("ablation", drawings.ablation),
+    "textspan": ("textspan", curves.textspan),
+    "roles": ("roles", drawings.roles),
+    "spurious": ("spurious", drawings.spurious),
+    "segmentation": ("segmentation", drawings.segmentation),
+    "neurons": ("neuron_ablation", curves.neurons),
+    "neuron-texts": ("neuron_ablation", curves.neuron_texts),
 }
+"""For each figure the kind of artifact that it is drawn from, and what draws it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def write_stills(out: Path, images: Datasets, models: Mapping[str, Datasets], *,
 def stills(findings: Findings) -> Iterator[Still]:
     """The figures of all models, each drawn when it is asked for."""
     for model in findings.models:
-        for kind, draw in DRAWERS.items():
+        for name, (kind, draw) in DRAWERS.items():
             part = model.part(kind)
             if part is None:
                 continue
@@ -79,7 +82,7 @@ def stills(findings: Findings) -> Iterator[Still]:
             if drawn is not None:
                 title, caption, sheet = drawn
                 short = "".join(f" “{shown}” stands for “{name}”." for shown, name in sheet.shortened)
-                yield Still(f"{_stem(model.slug)}-{kind}.png", title, caption + short, model.name, png)
+                yield Still(f"{_stem(model.slug)}-{name}.png", title, caption + short, model.name, png)
 
 
 def _stem(slug: str) -> str:

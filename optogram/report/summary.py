@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optogram.report.findings import Findings, Model, labels
-from optogram.report.formats import METHODS, count, p_value, percent, points
+from optogram.report.formats import METHODS, MINED, OURS, count, p_value, percent, points
 from optogram.report.panels import Context
 
 
@@ -21,7 +21,7 @@ class Tile:
 
 def tiles(context: Context, model: Model) -> list[Tile]:
     """The key findings on one model, for the class attribute where there are several."""
-    builders = (_accuracy, _mlps, _textspan, _roles, _spurious, _segmentation)
+    builders = _accuracy, _mlps, _textspan, _roles, _neurons, _concepts, _adversarial, _spurious, _segmentation
     return [tile for builder in builders if (tile := builder(context, model)) is not None]
 
 
@@ -44,6 +44,11 @@ def run_facts(findings: Findings) -> list[tuple[str, str]]:
             shapes.append(f"{model.name}: {len(model.heads)} heads in layers {layers[0]} to {layers[-1]}")
     if shapes:
         facts.append(("Decomposed", "; ".join(shapes)))
+    for model in findings.models:
+        if model.neuron_layers:
+            total = count(sum(part.sizes["neuron"] for part in model.neuron_layers.values()))
+            shown = f"{model.name}: {total} in MLP layers {', '.join(map(str, model.neuron_layers))}"
+            facts.append(("Neurons", shown))
     return facts
 
 
@@ -112,10 +117,41 @@ def _segmentation(context: Context, model: Model) -> Tile | None:
         return None
     methods = labels(found, "method")
     score = found["score"].sel(metric="miou").values
-    others = [k for k, name in enumerate(methods) if name != "decomposition"]
+    others = [k for k, name in enumerate(methods) if name not in OURS]
     best = max(others, key=lambda k: score[k])
     other = METHODS.get(methods[best], methods[best])
     value = percent(float(score[methods.index("decomposition")]))
-    return Tile(
-        "Segmentation mIoU", value, f"best other {percent(float(np.max(score[others])))} ({other})", "segmentation"
-    )
+    beside = f"best other {percent(float(np.max(score[others])))} ({other})"
+    if "neurons" in methods:
+        beside += f"; by neurons {percent(float(score[methods.index('neurons')]))}"
+    return Tile("Segmentation mIoU", value, beside, "segmentation")
+
+
+def _neurons(context: Context, model: Model) -> Tile | None:
+    found = model.part("neuron_ablation")
+    if found is None or not {"none", "all", "rank_one"} <= set(labels(found, "condition")):
+        return None
+    at = {c: context.by_attribute(found.sel(condition=c), "accuracy", "layer").mean(-1) for c in ("none", "all")}
+    layer = int(np.argmax(at["none"] - at["all"]))
+    kept = context.by_attribute(found.sel(condition="rank_one"), "accuracy", "layer").mean(-1)[layer]
+    beside = f"points of accuracy, all attributes; a direction a neuron keeps {percent(float(kept))}"
+    title = f"Without the neurons of layer {labels(found, 'layer')[layer]}"
+    return Tile(title, points(float(at["all"][layer] - at["none"][layer])), beside, "neurons")
+
+
+def _concepts(context: Context, model: Model) -> Tile | None:
+    found = model.part("concepts")
+    if found is None or "precision" not in found.attrs:
+        return None
+    beside = f"found by neurons; by chance {percent(float(found.attrs['chance']))}"
+    return Tile("Concepts true of their image", percent(float(found.attrs["precision"])), beside, "concepts")
+
+
+def _adversarial(context: Context, model: Model) -> Tile | None:
+    found = model.part("adversarial")
+    if found is None or "second_order" not in labels(found, "method"):
+        return None
+    share = 100 * (found["fooled"] / found["images"].clip(1)).mean(("task", "repeat"))
+    means = {name: f"{float(share.sel(method=name)):.1f}" for name in labels(found, "method")}
+    others = [f"{MINED[name].lower()} {means[name]}" for name in MINED if name in means and name != "second_order"]
+    return Tile("Misled, of 100 images", means["second_order"], "; ".join(others), "adversarial")
