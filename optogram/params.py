@@ -205,7 +205,7 @@ class Neurons(Section):
     """Neurons: their directions, texts and groups."""
 
     largest: PositiveInt = Field(default=100, description="images with the largest effects, which give the direction")
-    sizes: list[PositiveInt] = Field(default=[4, 8, 16, 32, 64], description="texts m on the accuracy curve")
+    sizes: list[PositiveInt] = Field(default=[4, 8, 16, 32], description="texts m on the accuracy curve")
     sparsity: PositiveInt = Field(default=16, description="texts m in whose coefficients a neuron is told")
     shown: PositiveInt = Field(default=512, description="neurons of a layer with a page of their own")
     images: PositiveInt = Field(default=8, description="top images a neuron, with their activation maps")
@@ -252,6 +252,7 @@ class Adversarial(Section):
         description="true class, then the class that the image shall be taken for",
     )
     pool: str = Field(default="descriptions", description="text pool that cues are mined from")
+    sparsity: PositiveInt = Field(default=16, description="texts in a neuron's decomposition")
     neurons: PositiveInt = Field(default=100, description="neurons that write most along the pair's difference")
     phrases: PositiveInt = Field(default=25, description="candidate phrases")
     descriptions: PositiveInt = Field(default=50, description="descriptions generated a task, of which some are drawn")

@@ -12,13 +12,11 @@ from optogram.methods.adversarial import attack, binary_accuracy, mined_phrases,
 from optogram.models.folder import encode_images, load_clip
 from stages.doorway import Doorway, run
 
-SECTIONS = ("seed", "second_order.layers", "neurons.sparsity", "adversarial")
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write adversarial/<model>."""
     paths = ("model", "embeddings", "neurons", "indirect", "images", "out", "metrics")
-    door = Doorway("adversarial", argv, paths=paths, sections=SECTIONS)
+    door = Doorway("adversarial", argv, paths=paths, sections=("seed", "second_order.layers", "adversarial"))
     options, images, seed = door.params.adversarial, door.open("images"), door.params.seed
     if "mask" not in images or options.attribute not in ATTRIBUTES:
         reason = "These images are no scenes of a known attribute: others cannot be made without a text-to-image model."
@@ -36,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     layers = [str(layer) for layer in door.params.second_order.layers]
     r, indirect = (np.concatenate([door.open(name, at).r.values for at in layers]) for name in ("neurons", "indirect"))
 
-    budget = {name: getattr(options, name) for name in ("neurons", "phrases", "repeats")}
-    budget["sparsity"] = door.params.neurons.sparsity
+    budget = {name: getattr(options, name) for name in ("neurons", "sparsity", "phrases", "repeats")}
     mined = mined_phrases(own, other, pool, r, indirect, np.tile(refused, (len(own), 1)), seed=seed, **budget)
     found = attack(
         mined,
@@ -51,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     values = np.array(ATTRIBUTES[options.attribute])[images.label.sel(attribute=options.attribute).values]
     of = np.isin(values, np.ravel(options.pairs))
-    embeddings = encode_images(clip, images.pixels.isel(image=of).values).numpy()
+    embeddings = encode_images(clip, images.pixels[of].values).numpy()
     found["accuracy"] = ("task", binary_accuracy(embeddings, values[of], options.pairs, own, other))
     found = found.assign_coords(task=[f"{own} taken for {other}" for own, other in options.pairs])
     door.write(found.assign_attrs(attribute=options.attribute), "Adversarial images")

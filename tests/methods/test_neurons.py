@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from optogram.decompose import effect_norms, effects
 from optogram.errors import ParamError, ShapeError
-from optogram.methods import ablate_effects, effect_means, largest_effects, rank_one, replace_effects
+from optogram.methods import ablate_effects, effect_means, largest_effects, rank_one, replace_effects, through_heads
 
 TOLERANCE = 1e-5
 
@@ -209,3 +209,19 @@ def test_refuses_what_does_not_fit(ds):
         replace_effects(ds, effect_means(ds))
     with pytest.raises(ShapeError, match=r"directions have shape \(3, 12\), but r has \(7, 12\)"):
         replace_effects(ds, rank_one(ds), directions=np.zeros((3, 12), np.float32))
+
+
+@pytest.mark.usefixtures("blocks")
+def test_what_passes_each_head_adds_up_to_the_largest_effects(ds):
+    form = rank_one(ds, 9, norms=effect_norms(ds))
+    found = through_heads(ds, form)
+    assert found.dims == ("layer", "head", "neuron")
+    assert found.neuron.values.tolist() == ds.neuron.values.tolist()
+    r, mean, top = form.r.values, form.c.values, form.top.values
+    c = ds.c.values[top, :, :, np.arange(len(top))[:, None]]  # (neuron, rank, layer, head)
+    expected = np.einsum("nrlh,lhne,ne->lhn", c - mean.transpose(2, 0, 1)[:, None], ds.D.values, r) / 9
+    assert relative(found, expected) < TOLERANCE
+    x = np.einsum("ine,ne->in", effects(ds).values - form.b.values, r)
+    shared = np.einsum("ie,ne->in", ds.constant.values - form.constant.values, r)
+    at = np.take_along_axis(x - shared, top.T, 0).mean(0)
+    assert relative(found.sum(("layer", "head")), at) < TOLERANCE

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from optogram.decompose import effect_norms, effect_projections, effects, second_order
 from optogram.methods import ablate_effects, largest_effects, rank_one, replace_effects
+from optogram.methods.describe_neurons import describe_neurons
 
 NEURON, LAYER, LATER, HEAD, SLOT = 11, 1, 3, 2, 5
 CHANNEL, WRITTEN = 7, 20  # where the neuron writes in the residual stream, and where the head does
@@ -106,3 +108,45 @@ def test_ablating_the_neuron_takes_the_text_out_of_the_marked_images(planted, ds
     assert np.allclose(ablate_effects(one, where=~where)[marked], ds.embedding.values[marked], atol=1e-6)
     kept = replace_effects(one, rank_one(one, 12)) - ds.embedding.values
     assert np.abs(kept).max() < 3e-3 * np.abs(change).max()
+
+
+def test_its_texts_and_its_images_name_the_mark(planted, ds):
+    """All of it together, as the stage `neurons` has it: labels tell the mark, a text is the planted direction."""
+    _, _, marked, texts = planted
+    names = ["a mark", *(f"text {k}" for k in range(1, 40))]
+    random = np.random.default_rng(5).standard_normal((len(names) - 1, EMBED)).astype(np.float32)
+    vectors = np.concatenate([texts[[TEXT]], random / np.linalg.norm(random, axis=1, keepdims=True)])
+    pool = xr.Dataset(
+        {
+            "embedding": (("text", "embed"), vectors.astype(np.float32)),
+            "attribute": ("text", ["mark"] + [""] * (len(names) - 1)),
+            "value": ("text", ["yes"] + [""] * (len(names) - 1)),
+        },
+        coords={"text": names},
+    )
+    is_marked = np.isin(np.arange(IMAGES), marked).astype(np.int16)
+    labels = xr.DataArray(is_marked[:, None], dims=("image", "attribute"), coords={"attribute": ["mark"]})
+    values = xr.DataArray([["no", "yes"]], dims=("attribute", "value"))
+    found = describe_neurons(
+        ds.assign_coords(image=[f"i{k}" for k in range(IMAGES)]),
+        {"planted": pool},
+        labels,
+        values,
+        largest=12,
+        percentile=80,
+        sizes=[1, 3],
+        sparsity=3,
+        steps=3,
+        grouped=8,
+        separation=0.3,
+        seed=0,
+        permutations=100,
+    ).sel(neuron=NEURON)
+    assert str(found.text.isel(pool=0, step=0).item()) == "a mark"
+    assert float(found.weight.isel(pool=0, step=0)) > 0.9
+    assert set(found.top_image.values.tolist()) == {f"i{k}" for k in marked}
+    assert (found.image_attribute.item(), found.image_value.item()) == ("mark", "yes")
+    through = np.abs(found.through)
+    assert through.sel(layer=LATER, head=HEAD) > 0.999 * through.sum()
+    active = effect_norms(ds).sel(neuron=NEURON).values > found.threshold.item()
+    assert np.flatnonzero(active).tolist() == marked.tolist()
