@@ -82,7 +82,7 @@ def number(value: float) -> str:
 
 def signed(value: float) -> str:
     """Two significant digits and a sign: -0.4871 -> −0.49."""
-    return f"{value:+.2g}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "n/a"
+    return f"{value:+#.2g}".rstrip(".").replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "n/a"
 
 
 def count(value: int) -> str:

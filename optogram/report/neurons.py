@@ -149,7 +149,7 @@ def _facts(neuron: Neuron, rank: int, total: int, largest: int, flows: Sequence[
         (
             "Separate groups",
             f"{images} · {texts}",
-            f"of images · of texts: {'polysemantic' if max(images, texts) > 1 else 'one meaning, as far as they tell'}",
+            f"of images · of texts: {'polysemantic' if max(images, texts) > 1 else 'no second meaning found'}",
         ),
     ]
     if flows:
@@ -220,7 +220,10 @@ class _Images:
         images, texts = neuron.groups
         if images > 1:
             counts = np.bincount(grouped[grouped >= 0]).tolist()
-            seen = f"The first {len(grouped)} fall into {images} well-separated groups of {_listed(counts)}"
+            seen = (
+                f"The first {len(grouped)} fall into {images} well-separated groups of {_listed(counts)} "
+                f"(there are maps of the first {self._map.shape[1]})"
+            )
         else:
             seen = f"The first {len(grouped)} form no separate groups"
         told = f"{texts} separate groups" if texts > 1 else "no separate groups"

@@ -151,7 +151,7 @@ def _adversarial(context: Context, model: Model) -> Tile | None:
     found = model.part("adversarial")
     if found is None or "second_order" not in labels(found, "method"):
         return None
-    share = 100 * (found["fooled"] / found["images"].clip(1)).mean(("task", "repeat"))
-    means = {name: f"{float(share.sel(method=name)):.1f}" for name in labels(found, "method")}
+    share = 100 * (found["fooled"] / found["images"].clip(1)).mean(("task", "repeat")).values
+    means = {name: f"{value:.1f}" for name, value in zip(labels(found, "method"), share.tolist(), strict=True)}
     others = [f"{MINED[name].lower()} {means[name]}" for name in MINED if name in means and name != "second_order"]
     return Tile("Misled, of 100 images", means["second_order"], "; ".join(others), "adversarial")

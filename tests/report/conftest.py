@@ -1,7 +1,7 @@
 """One run's artifacts, shared by the tests of this folder (none of which changes them)."""
 
 import pytest
-from planted_findings import KINDS, POOLS, photo_run, write_run
+from planted_findings import KINDS, PER_LAYER, POOLS, photo_run, write_run
 
 from optogram.store.read import read
 
@@ -19,6 +19,7 @@ def scenes(artifacts):
     """(images, models) of a run on scenes, with seven attributes and everything found."""
     images = {path.name: read(path) for path in sorted((artifacts / "images").iterdir())}
     parts = {kind: read(artifacts / kind / "demo") for kind in KINDS}
+    parts |= {kind: read(artifacts / "neurons/demo" / kind.removeprefix("neurons/")) for kind in PER_LAYER}
     return images, {"demo": parts | {f"embeddings/{p}": read(artifacts / "embeddings/demo" / p) for p in POOLS}}
 
 

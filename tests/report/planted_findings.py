@@ -8,7 +8,11 @@ from optogram.store.read import read
 from optogram.store.write import Provenance, write_dataset
 
 LAYERS, HEADS, STEPS, SIZES, GRID = 4, 8, 6, [1, 2, 4, 6], 8
+NEURONS, SHOWN, RANK, GROUPED = 12, 6, 10, 8
+"""Of each of the first two MLP layers."""
 KINDS = ["textspan", "ablation", "roles", "spurious", "segmentation", "joint"]
+KINDS += ["neuron_ablation", "concepts", "adversarial"]
+PER_LAYER = ["neurons/0", "neurons/1"]
 POOLS = ["descriptions", "words", "class", "random"]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & 'quotes\" %{x} <b>"
 
@@ -54,11 +58,18 @@ def photo_run(model="demo"):
             ),
         )
     parts = _findings(rng, values, list(images["eval"].image.values))
-    for kind in ("spurious", "segmentation"):
+    for kind in ("spurious", "segmentation", "adversarial"):
         parts[kind] = xr.Dataset(attrs={"skipped": f"these images have no <masks> for {kind}"})
     for name in ("agreement", "chance", "p_value", "heads"):
         del parts["roles"].attrs[name]
     parts["roles"].attrs["truth_skipped"] = "there is one attribute only"
+    for name in ("precision", "chance", "p_value", "concepts"):
+        del parts["concepts"].attrs[name]
+    parts["concepts"].attrs["truth_skipped"] = "no concept names a value of <these images>"
+    for kind in PER_LAYER:
+        for name in ("agreement", "chance", "p_value", "neurons"):
+            del parts[kind].attrs[name]
+        parts[kind].attrs["truth_skipped"] = "no neuron has both"
     return images, {model: {kind: keep(_path(kind, model), part) for kind, part in parts.items()}}
 
 
@@ -161,13 +172,13 @@ def _findings(rng, values, ids):
         {"attribute": "background"},
     )
     methods, metrics = (
-        ["decomposition", "raw_attention", "rollout", "grad_cam", "chefer"],
+        ["decomposition", "neurons", "raw_attention", "rollout", "grad_cam", "chefer"],
         ["pixel_accuracy", "miou", "map"],
     )
     segmentation = xr.Dataset(
         {
-            "score": (("method", "metric"), rng.uniform(0.4, 0.9, (5, 3)).astype(np.float32)),
-            "heatmap": (("image", "method", "gy", "gx"), _blobs(rng, 6, 5)),
+            "score": (("method", "metric"), rng.uniform(0.4, 0.9, (6, 3)).astype(np.float32)),
+            "heatmap": (("image", "method", "gy", "gx"), _blobs(rng, 6, 6)),
         },
         {"image": ids[10:16], "method": methods, "metric": metrics},
     )
@@ -193,7 +204,99 @@ def _findings(rng, values, ids):
         "segmentation": segmentation,
         "joint": joint,
         **pools,
+        **_neurons(rng, values, ids),
     }
+
+
+def _neurons(rng, values, ids):
+    """Two MLP layers' neurons; of each neuron 4 is polysemantic and 2 has no texts."""
+    names, pools = list(values), len(POOLS)
+    layers = {f"neurons/{at}": _layer(rng, values, ids, range(at + 1, LAYERS + 1)) for at in (0, 1)}
+    conditions = ["none", "all", "small", "large", "rank_one", "first_order", "indirect"]
+    chance = np.array([1 / len(values[name]) for name in names], np.float32)
+    falls = np.array([0.9, 0.3, 0.85, 0.5, 0.88, 0.87, 0.6])[:, None]
+    accuracy = chance + (1 - chance) * falls * rng.uniform(0.9, 1, (2, 1, len(names)))
+    growth = rng.uniform(0.3, 0.9, (2, pools, 3, len(names)))
+    ablation = xr.Dataset(
+        {
+            "accuracy": (("layer", "condition", "attribute"), accuracy.astype(np.float32)),
+            "explained": (("layer", "effect"), rng.uniform(0.1, 0.9, (2, 3)).astype(np.float32)),
+            "reconstructed": (("layer", "pool", "size", "attribute"), growth.astype(np.float32)),
+            "chance": (("attribute",), chance),
+        },
+        {"layer": [0, 1], "condition": conditions, "pool": POOLS, "size": [4, 8, 16], "attribute": names}
+        | {"effect": ["second_order", "second_order_same_images", "indirect"]},
+    )
+    text = np.array([f"a concept of {names[k % len(names)]} {k}" for k in range(30)])
+    concepts = xr.Dataset(
+        {
+            "text": (("image", "k"), rng.choice(text, (12, 5))),
+            "score": (("image", "k"), np.sort(rng.random((12, 5)).astype(np.float32))[:, ::-1]),
+            "active": (("image",), rng.integers(0, 9, 12).astype(np.int32)),
+            "true": (("image", "k"), rng.integers(-1, 2, (12, 5)).astype(np.int8)),
+        },
+        {"image": ids[:12]},
+        {"pool": POOLS[0], "neurons": 2 * NEURONS, "active": 4.3}
+        | {"precision": 0.61, "chance": 0.22, "p_value": 0.001, "concepts": 41},
+    )
+    concepts["text"][0, 4:] = ""
+    methods = ["second_order", "random", "indirect", "similar"]
+    description = np.array([[[f"task {t} by {m}, {k}" for k in range(2)] for m in methods] for t in range(2)])
+    description[1, 0] = ""
+    adversarial = xr.Dataset(
+        {
+            "fooled": (("task", "method", "repeat"), rng.integers(0, 20, (2, 4, 3)).astype(np.int32)),
+            "images": (("task", "method", "repeat"), np.full((2, 4, 3), 20, np.int32)),
+            "accuracy": (("task",), np.array([0.93, 0.97], np.float32)),
+            "score": (("task", "method", "phrase"), rng.random((2, 4, 3)).astype(np.float32)),
+            "description": (("task", "method", "shown"), description),
+            "pixels": (
+                ("task", "method", "shown", "y", "x", "rgb"),
+                rng.integers(0, 256, (2, 4, 2, 24, 24, 3), dtype=np.uint8),
+            ),
+            "margin": (("task", "method", "shown"), rng.random((2, 4, 2)).astype(np.float32)),
+        },
+        {"task": ["circle taken for square", "star taken for ring"], "method": methods},
+    ).assign_coords(phrase=(("task", "method", "phrase"), rng.choice(text, (2, 4, 3))))
+    return {**layers, "neuron_ablation": ablation, "concepts": concepts, "adversarial": adversarial}
+
+
+def _layer(rng, values, ids, after):
+    names, shown, steps, grid = list(values), np.arange(0, NEURONS, 2), 4, (4, 4)
+    shape = (len(POOLS), NEURONS, steps)
+    attribute = rng.choice([*names, ""], shape)
+    value = np.array([rng.choice(values[name]) if name else "" for name in attribute.ravel()]).reshape(shape)
+    text = np.array([f"something {v}" for v in value.ravel()]).reshape(shape)
+    weight = rng.normal(size=shape)
+    weight = np.take_along_axis(weight, np.argsort(-np.abs(weight), -1), -1)
+    shared = rng.choice(names, NEURONS)
+    groups, texts = np.ones(NEURONS, np.int16), np.ones(NEURONS, np.int16)
+    group = np.zeros((NEURONS, GROUPED), np.int16)
+    groups[4], group[4] = 2, [0, 1, 0, 0, 0, 0, 0, 1]
+    text[:, 2], attribute[:, 2], value[:, 2], weight[:, 2] = "", "", "", 0
+    rows = {
+        "r": (("neuron", "embed"), rng.normal(size=(NEURONS, 8)).astype(np.float32)),
+        "explained": (("neuron",), rng.uniform(0.4, 1, NEURONS).astype(np.float32)),
+        "norm": (("neuron", "rank"), np.sort(rng.random((NEURONS, RANK)).astype(np.float32))[:, ::-1]),
+        "top_image": (("neuron", "rank"), rng.choice(ids, (NEURONS, RANK))),
+        "through": (("layer", "head", "neuron"), rng.normal(size=(len(after), HEADS, NEURONS)).astype(np.float32)),
+        "text": (("pool", "neuron", "step"), text),
+        "weight": (("pool", "neuron", "step"), weight.astype(np.float32)),
+        "text_attribute": (("pool", "neuron", "step"), attribute),
+        "text_value": (("pool", "neuron", "step"), value),
+        "map": (("shown", "k", "gy", "gx"), rng.random((SHOWN, 3, *grid)).astype(np.float32)),
+        "image_group": (("neuron", "grouped"), group),
+        "text_group": (("neuron", "step"), np.zeros((NEURONS, steps), np.int16)),
+        "image_groups": (("neuron",), groups),
+        "text_groups": (("neuron",), texts),
+        "image_attribute": (("neuron",), shared),
+        "image_value": (("neuron",), np.array([rng.choice(values[name]) for name in shared])),
+    }
+    places = {"neuron": np.arange(NEURONS), "shown": shown, "layer": list(after), "head": np.arange(HEADS)}
+    truth = {"agreement": 0.31, "chance": 0.04, "p_value": 0.001, "neurons": NEURONS - 1}
+    return xr.Dataset(
+        rows, {**places, "pool": POOLS}, {**truth, "polysemantic": 1 / NEURONS, "polysemantic_chance": 0.0}
+    )
 
 
 def _blobs(rng, *dims):

@@ -51,8 +51,10 @@ def strange(names):
                     dataset[variable] = dataset[variable].dims, np.array(found).reshape(dataset[variable].shape)
             return dataset
 
-        parts = {kind: rename(models["demo"][kind].drop_vars("direction", errors="ignore")) for kind in DRAWERS}
-        parts["textspan"] = parts["textspan"].assign_coords(pool=["$\\bad", "x" * 300, "", "random"])
+        kinds = {kind for kind, _ in DRAWERS.values()}
+        parts = {kind: rename(models["demo"][kind].drop_vars("direction", errors="ignore")) for kind in kinds}
+        for kind in ("textspan", "neuron_ablation"):
+            parts[kind] = parts[kind].assign_coords(pool=["$\\bad", "x" * 300, "", "random"])
         shown = rename(images["eval"].drop_attrs()).assign_attrs(class_attribute=names["shape"])
         return {"eval": shown}, {"$m_1$ " + "long" * 80: parts}
 
@@ -69,12 +71,13 @@ def written(scenes, tmp_path_factory):
     return out
 
 
-def drawn(found, kind):
+def drawn(found, name):
     """The sheet of a figure, and its caption."""
     findings = collect(*found)
     (model,) = findings.models
+    kind, draw = DRAWERS[name]
     with sheet.plain_style():
-        _, caption, made = DRAWERS[kind](findings, model, model.part(kind))
+        _, caption, made = draw(findings, model, model.part(kind))
         made.figure.draw_without_rendering()
     return made, caption
 
@@ -112,14 +115,16 @@ def test_pngs_are_wide_enough_and_carry_nothing_but_pixels(written):
 
 def test_what_was_skipped_gives_no_figure(photos, tmp_path):
     write_stills(tmp_path / "figures", *photos)
-    assert {path.name for path in (tmp_path / "figures").glob("*.png")} == {"demo-ablation.png", "demo-textspan.png"}
+    assert {path.name for path in (tmp_path / "figures").glob("*.png")} == {
+        f"demo-{name}.png" for name in ("ablation", "textspan", "neurons", "neuron-texts")
+    }
 
 
 def test_two_models_are_told_apart(tmp_path):
     found = write_run(tmp_path / "run", models=("a b", "a/b"), counts=(("eval", 20),))
     write_stills(tmp_path / "figures", *found)
     index = json.loads((tmp_path / "figures/index.json").read_text())
-    assert len(index) == 10
+    assert len(index) == 2 * len(DRAWERS)
     assert {entry["file"]: entry["model"] for entry in index}["a_b-2-roles.png"] == "a/b"
 
 
@@ -129,7 +134,7 @@ from pathlib import Path
 from optogram.store.read import read
 from optogram.report.stills import DRAWERS, write_stills
 root = Path(sys.argv[1])
-kinds = ("ablation", "textspan", "roles", "spurious", "segmentation")
+kinds = ("ablation", "textspan", "roles", "spurious", "segmentation", "neuron_ablation")
 models = {"demo": {kind: read(root / kind / "demo") for kind in kinds}}
 write_stills(Path("figures"), {"eval": read(root / "images/eval")}, models)
 assert "matplotlib.pyplot" not in sys.modules
@@ -195,7 +200,7 @@ def test_strange_names_are_drawn_literally_and_written_in_full(scenes, kind, str
     made, _ = drawn(strange(STRANGE)(scenes), kind)
     shown = [text.get_text() for text in texts(made.figure)]
     assert any(text.startswith("$m_1$ long") for text in shown)
-    if kind in ("ablation", "textspan"):
+    if kind in ("ablation", "textspan", "neurons"):
         assert {"$x_1$ \\frac{", "<b>bold</b> & co", "[732B][72AC]", "a b"} <= set(shown)
     caption = next(entry["caption"] for entry in strange_index if entry["file"].endswith(f"-{kind}.png"))
     assert "$m_1$ " + "long" * 80 in caption
@@ -229,6 +234,38 @@ def test_textspan_draws_every_curve_and_level(scenes):
             assert line.get_xdata().tolist() == found["size"].values.tolist()
             assert line.get_ydata() == pytest.approx(panel.accuracy.sel(pool=pool).values)
     assert len({(c.get_color(), c.get_marker(), c.get_linestyle()) for c in curves}) == 4
+
+
+def test_neurons_draws_every_condition_over_the_layers(scenes):
+    made, _ = drawn(scenes, "neurons")
+    found = scenes[1]["demo"]["neuron_ablation"]
+    panels = [found.mean("attribute"), *(found.sel(attribute=a) for a in found.attribute.values)]
+    ablated = found.condition.values[1:]
+    for axes, panel in zip(made.figure.axes, panels, strict=True):
+        levels, curves = axes.lines[:2], axes.lines[2:][::-1]
+        base = float(panel.accuracy.sel(condition="none").isel(layer=0))
+        assert [line.get_ydata()[0] for line in levels] == pytest.approx([base, float(panel.chance)])
+        for line, condition in zip(curves, ablated, strict=True):
+            assert line.get_xdata().tolist() == [0, 1]
+            assert line.get_ydata() == pytest.approx(panel.accuracy.sel(condition=condition).values)
+    assert len({(c.get_color(), c.get_marker(), c.get_linestyle()) for c in curves}) == len(ablated)
+    shown = {text.get_text() for text in texts(made.figure)}
+    assert {"w/o all neurons", "reconstruction from PC #1", "MLP layer", "nothing ablated"} <= shown
+
+
+def test_neuron_texts_draws_a_panel_a_layer(scenes):
+    made, caption = drawn(scenes, "neuron-texts")
+    found = scenes[1]["demo"]["neuron_ablation"].mean("attribute")
+    for axes, layer in zip(made.figure.axes, found.layer.values, strict=True):
+        here = found.sel(layer=layer)
+        levels, curves = axes.lines[:4], axes.lines[4:][::-1]
+        heights = [float(here.accuracy.sel(condition=c)) for c in ("none", "rank_one", "all")]
+        assert [line.get_ydata()[0] for line in levels] == pytest.approx([*heights, float(here.chance)])
+        for line, pool in zip(curves, found.pool.values, strict=True):
+            assert line.get_xdata().tolist() == found["size"].values.tolist()
+            assert line.get_ydata() == pytest.approx(here.reconstructed.sel(pool=pool).values)
+    assert {"layer 0", "layer 1", "texts a neuron"} <= {text.get_text() for text in texts(made.figure)}
+    assert "mean over shape" in caption
 
 
 def test_spurious_draws_worst_overall_and_draws(scenes):
