@@ -8,6 +8,7 @@ from second_order_literal import first_order as literal_first_order
 from second_order_literal import run, without_neuron
 
 from optogram.decompose import activation_means, contributions, first_order, indirect_effects, intervened
+from optogram.decompose.interventions import AT_ONCE_BYTES
 from optogram.errors import DataError, ModelError, ParamError, ShapeError
 
 TOLERANCE = 1e-5
@@ -74,7 +75,7 @@ def test_indirect_effects_are_those_of_running_the_model(model, few, layer, monk
         # a difference of embeddings in float32: as exact as these
         assert np.linalg.norm(found - np.stack(expected, 1), axis=2).max() < 1e-6 * np.linalg.norm(whole, axis=1).min()
         assert relative(found, np.stack(expected, 1)) < 2e-3
-        monkeypatch.setattr("optogram.decompose.interventions.AT_ONCE_BYTES", 1)
+        monkeypatch.setitem(AT_ONCE_BYTES, "cpu", 1)
 
 
 def test_intervening_on_all_at_once(model, few):
