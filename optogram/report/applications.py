@@ -113,7 +113,7 @@ def segmentation(context: Context, model: Model) -> Panel:
     patterns = ["" if m in OURS else ("", "/", "x", ".")[others.index(m) % 4] for m in methods]
     figure = figures.grouped_bars(metrics, shown, score, shades=shades, patterns=patterns)
     label = "Segmentation scores by method"
-    panel.plots.append(Plot(f"segmentation-{model.slug}", label, [("", figure)], 320))
+    panel.plots.append(Plot(f"segmentation-{model.slug}", label, [("", figure)], 320, 110 * len(metrics)))
     panel.tables.append(
         percent_table("method", metrics, shown, score, caption="Higher is better; best in bold", bold=True)
     )

@@ -7,22 +7,22 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from optogram.report.drawings import MOST, Drawn, rest
+from optogram.report.drawings import MOST, Drawn, rest, share_span
 from optogram.report.findings import Findings, Model, labels
 from optogram.report.formats import NEURONS, words
 from optogram.report.sheet import INKS, MARGIN, NORMAL, WIDTH, Sheet, name_ticks, share_axis
 
 MARKERS = ("o", "s", "D", "P", "X")
 DASHES = ("solid", "dashed", "dashdot", "dotted")
+EVERYTHING = (0.0, 1.03, [0.0, 0.25, 0.5, 0.75, 1.0])
+"""Ends and ticks of the axis of accuracies."""
 LOOKS = {
     "all": ("--s0", "solid", 2.2, "o"),
     "small": ("--s1", "dashed", 1.6, "s"),
     "large": ("--s1", "dashdot", 1.6, "D"),
     "rank_one": ("--cold", "solid", 2.2, "*"),
-    "first_order": ("--s2", "dotted", 1.6, "^"),
-    "indirect": ("--s2", "dashed", 1.6, "X"),
 }
-"""Colour, dash, width and marker of each way to ablate neurons."""
+"""Colour, dash, width and marker of each way to ablate second-order effects."""
 Panel = tuple[str, Float[np.ndarray, "line at"], dict[str, Any]]
 """A panel: its name, its lines, and its levels by name: numbers, or one for each place along the axis."""
 
@@ -56,10 +56,8 @@ def neurons(findings: Findings, model: Model, found: xr.Dataset) -> Drawn:
     """Figure 3.3: a panel an attribute, and one for their mean; a line a way to ablate a layer's neurons."""
     conditions, layers = labels(found, "condition"), [int(layer) for layer in labels(found, "layer")]
     values = findings.by_attribute(found, "accuracy", "condition", "layer")
-    levels = {"chance": findings.by_attribute(found, "chance")}
-    if "none" in conditions:
-        levels = {"nothing ablated": values[conditions.index("none"), 0], **levels}
-    lines = [k for k, condition in enumerate(conditions) if condition != "none"]
+    levels = {"nothing ablated": values[conditions.index("none"), 0]} if "none" in conditions else {}
+    lines = [k for k, condition in enumerate(conditions) if condition in LOOKS]
     panels = _panels(findings, found, values[lines], levels)
     title = "Mean-ablation of neurons' second-order effects"
     reading = (
@@ -68,14 +66,14 @@ def neurons(findings: Findings, model: Model, found: xr.Dataset) -> Drawn:
     )
     looks = {}
     for k in lines:
-        colour, dash, width, marker = LOOKS.get(conditions[k], ("--s3", "dotted", 1.6, "P"))
+        colour, dash, width, marker = LOOKS[conditions[k]]
         look = {"color": INKS[colour], "linestyle": dash, "linewidth": width, "marker": marker, "markersize": 5}
         looks[NEURONS.get(conditions[k], words(conditions[k]))] = look
-    dashes = {"nothing ablated": "solid", "chance": "dotted"}
-    sheet = _curves(title, model, reading, panels, looks, dashes, layers, "MLP layer")
+    dashes = {name: "solid" for name in levels}
+    sheet = _curves(title, model, reading, panels, looks, dashes, layers, "MLP layer", _close(panels))
     caption = (
-        f"Zero-shot accuracy of {model.name} on images/eval with the neurons of one MLP layer ablated or simplified "
-        f"(Figure 3.3), beside their first-order and indirect effects (Table 3.1).{rest(findings, found)}"
+        f"Zero-shot accuracy of {model.name} on images/eval with the second-order effects of one MLP layer's neurons "
+        f"ablated or simplified (Figure 3.3).{rest(findings, found)}"
     )
     return title, caption, sheet
 
@@ -89,20 +87,18 @@ def neuron_texts(findings: Findings, model: Model, found: xr.Dataset) -> Drawn:
     kinds = {"nothing ablated": ("none", "solid"), "one direction a neuron": ("rank_one", "dashdot")}
     kinds |= {"w/o all neurons": ("all", "dashed")}
     kinds = {name: kind for name, kind in kinds.items() if kind[0] in conditions}
-    chance = float(findings.by_attribute(found, "chance").mean())
     panels = [
         (f"layer {layer}", curves[k], {n: values[conditions.index(c), k] for n, (c, _) in kinds.items()})
         for k, layer in enumerate(labels(found, "layer"))
     ]
-    panels = [(name, curve, {**levels, "chance": chance}) for name, curve, levels in panels]
     title = "Accuracy with each neuron rebuilt from a few texts"
     reading = (
         "The direction of every neuron of one MLP is replaced by a sum of texts from a pool. The sooner a line nears "
         "one direction a neuron, the better these texts say what the neurons write."
     )
     looks = {pool: _pool_line(k, pool) for k, pool in enumerate(pools)}
-    dashes = {**{name: dash for name, (_, dash) in kinds.items()}, "chance": "dotted"}
-    sheet = _curves(title, model, reading, panels, looks, dashes, sizes, "texts a neuron")
+    dashes = {name: dash for name, (_, dash) in kinds.items()}
+    sheet = _curves(title, model, reading, panels, looks, dashes, sizes, "texts a neuron", _close(panels))
     names = findings.attributes_of(found)
     of = f"the mean over {', '.join(names)}" if len(names) > 1 else names[0]
     caption = (
@@ -124,6 +120,12 @@ def _panels(
     return panels
 
 
+def _close(panels: Sequence[Panel]) -> tuple[float, float, list[float]]:
+    """Ends and ticks of an axis that just holds the lines and levels of all panels."""
+    values = np.concatenate([np.append(lines.ravel(), [*levels.values()]) for _, lines, levels in panels])
+    return share_span(float(values.min()), float(values.max()))
+
+
 def _curves(
     title: str,
     model: Model,
@@ -133,8 +135,11 @@ def _curves(
     dashes: Mapping[str, str],
     at: Sequence[int],
     unit: str,
+    shares: tuple[float, float, list[float]] = EVERYTHING,
 ) -> Sheet:
     """Panels of curves (`looks` of each line, `at` along the axis) over levels (`dashes` of each)."""
+    if shares[0] > 0:
+        reading += " The axis does not start at zero."
     levels = {name: {"color": INKS["--hot"], "linewidth": 1.4, "linestyle": dash} for name, dash in dashes.items()}
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -150,7 +155,7 @@ def _curves(
             axes.axhline(heights[level], **look, zorder=1.5)
         for curve, look in reversed(list(zip(curves, looks.values(), strict=True))):
             axes.plot(at, curve, **look, clip_on=False)
-        share_axis(axes.yaxis, (0, 1.03), (0, 0.25, 0.5, 0.75, 1))
+        share_axis(axes.yaxis, shares[:2], shares[2])
         pad = 0.04 * (max(at) - min(at)) or 0.5
         axes.set_xlim(min(at) - pad, max(at) + pad)
         shown = _apart(at, 0.26 * (max(at) - min(at)) / wide)

@@ -108,7 +108,7 @@ def spurious(findings: Findings, model: Model, found: xr.Dataset) -> Drawn:
         "unaltered model: blue is a gain, red a loss."
     )
     everything = np.concatenate([worst, overall, *draws.values()])
-    low, high, at = _span(float(everything.min()), float(everything.max()))
+    low, high, at = share_span(float(everything.min()), float(everything.max()))
     if low > 0:
         reading += " The axis does not start at zero."
     names = [ABLATED.get(c, words(c)) for c in conditions]
@@ -275,7 +275,7 @@ def _draws(found: xr.Dataset) -> dict[str, np.ndarray]:
     return dict(zip(names, found["draw_worst"].transpose("baseline", "draw").values.astype(np.float64), strict=True))
 
 
-def _span(low: float, high: float) -> tuple[float, float, list[float]]:
+def share_span(low: float, high: float) -> tuple[float, float, list[float]]:
     """Ends and ticks of an axis of shares that shows `low` to `high`, in steps that people count in."""
     for step in (0.01, 0.02, 0.05, 0.1, 0.2):
         first, last = int(np.floor(low / step - 0.3)), int(np.ceil(high / step + 0.1))

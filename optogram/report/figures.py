@@ -229,21 +229,23 @@ def condition_lines(
     names: Sequence[str],
     layers: Sequence[str],
     accuracy: Float[np.ndarray, "condition layer"],
-    chance: float,
+    chance: float | None,
 ) -> Figure:
-    """Accuracy against the MLP layer, a line a way to ablate its neurons; chance as a dotted line."""
+    """Accuracy against the MLP layer, a line a way to ablate its neurons; chance dotted, or if None all close up."""
     at = list(range(len(layers)))
-    data: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "chance",
-            "x": [at[0] - 0.2, at[-1] + 0.2],
-            "y": [chance, chance],
-            "line": {"color": "var(--hot)", "width": 1.5, "dash": "dot"},
-            "hovertemplate": "chance %{y:.1%}<extra></extra>",
-        }
-    ]
+    data: list[dict[str, Any]] = []
+    if chance is not None:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "chance",
+                "x": [at[0] - 0.2, at[-1] + 0.2],
+                "y": [chance, chance],
+                "line": {"color": "var(--hot)", "width": 1.5, "dash": "dot"},
+                "hovertemplate": "chance %{y:.1%}<extra></extra>",
+            }
+        )
     for k, (condition, name) in enumerate(zip(conditions, names, strict=True)):
         colour, dash, symbol, width = CONDITIONS.get(condition, ("--s3", "dot", "cross", 2))
         data.append(
@@ -260,10 +262,20 @@ def condition_lines(
             }
         )
     axis = ticks(layers, title={"text": "MLP layer"}, range=[at[0] - 0.2, at[-1] + 0.2])
-    return {
-        "data": data,
-        "layout": {"xaxis": axis, "yaxis": {**SHARE, "range": [0, 1.03], "title": {"text": "zero-shot accuracy"}}},
-    }
+    layout = {"xaxis": axis, "yaxis": {**SHARE, "range": [0, 1.03], "title": {"text": "zero-shot accuracy"}}}
+    figure = {"data": data, "layout": layout}
+    return figure if chance is not None else close_up(figure, accuracy)
+
+
+def close_up(figure: Figure, values: Float[np.ndarray, "..."]) -> Figure:
+    """The figure with an axis of accuracies that only just holds the values, and says so where it leaves out zero."""
+    low, high = float(values.min()), float(values.max())
+    pad = 0.08 * max(high - low, 0.005)
+    low, high = max(0.0, low - pad), min(1.03, high + pad)
+    title = "zero-shot accuracy" if low == 0 else "zero-shot accuracy, not from zero"
+    ticks = ".0%" if high - low > 0.05 else ".1%"
+    figure["layout"]["yaxis"] = {"tickformat": ticks, "range": [low, high], "title": {"text": title}}
+    return figure
 
 
 Point = tuple[float, float, str, str, str, tuple[int, int]]
@@ -293,7 +305,12 @@ def neuron_map(groups: Sequence[tuple[str, str, Sequence[Point]]]) -> Figure:
             }
         )
     axes = {
-        "xaxis": {"type": "log", "title": {"text": "mean norm of the largest effects (log scale)"}, "zeroline": False},
+        "xaxis": {
+            "type": "log",
+            "dtick": "D2",
+            "title": {"text": "mean norm of the largest effects (log scale)"},
+            "zeroline": False,
+        },
         "yaxis": {"tickformat": ".0%", "title": {"text": "explained by one direction"}, "zeroline": False},
     }
     return {"data": data, "layout": axes}

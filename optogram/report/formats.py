@@ -43,10 +43,11 @@ NEURONS = {
 }
 EFFECTS = {
     "second_order": "second order",
-    "second_order_same_images": "second order, on the images of the indirect ones",
+    "second_order_same_images": "second order, same images",
     "indirect": "indirect",
 }
 MINED = {
+    "plain": "No phrases",
     "random": "Random neurons",
     "indirect": "Indirect effect",
     "similar": "Similar words",

@@ -10,7 +10,7 @@ import xarray as xr
 from optogram.report import figures
 from optogram.report.figures import Plot
 from optogram.report.findings import Findings, Model, Neuron, labels, params_of, strings
-from optogram.report.formats import EFFECTS, MINED, NEURONS, count, number, p_value, percent, words
+from optogram.report.formats import EFFECTS, MINED, NEURONS, count, number, p_value, percent, signed, words
 from optogram.report.neurons import first_text, value_chip
 from optogram.report.panels import Context, Panel, Table, percent_table
 
@@ -18,6 +18,8 @@ LARGEST = 20
 """Neurons of a layer in the table."""
 SHOWN = 8
 """Images whose concepts are shown, at most."""
+CLOSE = 0.2
+"""Range of accuracies below which they are also shown close up."""
 PHRASES = 10
 """Phrases of a task that are listed."""
 MARKS = {1: ("true", "✓", "true of this image"), 0: ("false", "✗", "not true of this image"), -1: ("open", "?", "open")}
@@ -35,9 +37,8 @@ def neurons(context: Context, model: Model) -> Panel:
         _ablations(context, model, found, panel)
         _texts(context, model, found, panel)
     if model.neuron_layers:
-        panel.tables.append(_agreement(model))
         why = {str(part.attrs.get("truth_skipped") or "") for part in model.neuron_layers.values()} - {""}
-        panel.extra |= {"why": sorted(why), **_catalogue(context, model)}
+        panel.extra |= {"why": sorted(why), "layers": _agreement(model), **_catalogue(context, model)}
     elif found is not None:
         panel.extra["note"] = "The neurons themselves: " + (model.missing(layers[0]) if layers else "this was not run.")
     return panel
@@ -51,6 +52,11 @@ def _ablations(context: Context, model: Model, found: xr.Dataset, panel: Panel) 
     for name, curves, chance in _by_choice(context, found, values, context.by_attribute(found, "chance")):
         figure = figures.condition_lines(conditions, shown, layers, curves.T, chance)
         options.append((name, figure))
+        near = [k for k, condition in enumerate(conditions) if condition not in ("first_order", "indirect")]
+        if curves[:, near].min() > chance and np.ptp(curves[:, near]) < CLOSE:
+            names = [shown[k] for k in near]
+            figure = figures.condition_lines([conditions[k] for k in near], names, layers, curves.T[near], None)
+            options.append((f"{name}, close up", figure))
         panel.folded.append(
             percent_table(
                 "ablated",
@@ -89,7 +95,7 @@ def _indirect(context: Context, found: xr.Dataset, values: np.ndarray) -> Table:
             name = f"layer {layer}, {EFFECTS.get(effect, words(effect))}"
             rows.append([name, *accuracy[: min(2, len(names))], percent(float(explained[k, j]))])
     columns = ["effect", f"accuracy on {names[0]}", *["mean accuracy"][: len(names) - 1], "explained by the first PC"]
-    caption = "Indirect beside second-order effects: accuracy after mean-ablation, and variance explained (Table 3.1)"
+    caption = "Accuracy after mean-ablation, and variance explained; same images: those of the indirect effects"
     return Table(columns, rows, caption)
 
 
@@ -111,7 +117,7 @@ def _texts(context: Context, model: Model, found: xr.Dataset, panel: Panel) -> N
                 if condition in conditions
             }
             figure = figures.size_curves(pools, sizes, curve, levels, per="texts a neuron")
-            figure["layout"]["yaxis"]["title"] = {"text": "zero-shot accuracy"}
+            figures.close_up(figure, np.concatenate([curve.ravel(), [*levels.values()]]))
             options.append((f"layer {layer}, {name}", figure))
             beside = ", ".join(f"{says} {percent(value)}" for says, value in levels.items())
             panel.folded.append(
@@ -134,17 +140,17 @@ def _agreement(model: Model) -> Table:
     rows = []
     for layer, part in model.neuron_layers.items():
         images, texts = (float((part[f"{name}_groups"].values > 1).mean()) for name in ("image", "text"))
-        row = [f"layer {layer}", count(part.sizes["neuron"]), percent(float(part["explained"].mean()))]
+        row = [f"layer {layer}", percent(float(part["explained"].mean()))]
         row += [percent(images), percent(float(part.attrs.get("polysemantic_chance", np.nan))), percent(texts)]
         if "agreement" in part.attrs:
             row += [percent(float(part.attrs[name])) for name in ("agreement", "chance")]
-            row += [p_value(float(part.attrs["p_value"])).removeprefix("p = "), count(int(part.attrs["neurons"]))]
+            p = p_value(float(part.attrs["p_value"])).removeprefix("p").removeprefix(" = ")
+            row += [p.strip(), count(int(part.attrs["neurons"]))]
         else:
             row += ["n/a"] * 4
         rows.append(row)
-    columns = ["MLP", "neurons", "one direction explains", "several groups of images", "of random images"]
-    columns += ["several groups of texts", "texts name what images share", "by chance", "p", "compared"]
-    return Table(columns, rows, "What the neurons of each layer are like: shares of neurons, and chance")
+    columns = ["MLP", "one direction", "groups of images", "by chance", "groups of texts"]
+    return Table([*columns, "texts fit images", "by chance", "p", "compared"], rows)
 
 
 def _catalogue(context: Context, model: Model) -> dict[str, Any]:
@@ -204,9 +210,9 @@ def concepts(context: Context, model: Model) -> Panel:
     asked = params.get("shown", SHOWN) if isinstance(params, dict) else SHOWN
     some = found.isel(image=slice(min(int(asked), SHOWN)))
     texts, scores, true = (some[name].transpose("image", "k").values for name in ("text", "score", "true"))
-    most = float(scores.max(initial=0)) or 1.0
     images = []
     for row, image in enumerate(labels(some, "image")):
+        most = float(scores[row].max(initial=0)) or 1.0
         rows = [
             (str(text), MARKS[int(true[row, k])], round(100 * float(scores[row, k]) / most, 1))
             for k, text in enumerate(texts[row])
@@ -250,8 +256,8 @@ def adversarial(context: Context, model: Model) -> Panel:
     ]
     shown = np.round(mean, 1)
     best = np.argwhere((shown == shown.max(1, keepdims=True)) & (shown > shown.min(1, keepdims=True)))
-    caption = "Images out of 100 taken for the other class, mean and standard deviation over repeats; most in bold"
-    columns = ["task", *(MINED.get(m, words(m)) for m in methods), "accuracy on ordinary images"]
+    caption = "Images of 100 taken for the other class (± standard deviation over repeats); most in bold"
+    columns = ["task", *(MINED.get(m, words(m)) for m in methods), "accuracy on eval"]
     panel.tables.append(Table(columns, rows, caption, frozenset((int(r), int(c)) for r, c in best)))
     panel.extra = {"tasks": [_task(context, model, found.isel(task=k), task) for k, task in enumerate(tasks)]}
     return panel
@@ -267,7 +273,7 @@ def _task(context: Context, model: Model, found: xr.Dataset, task: str) -> dict[
         {
             "thumb": context.thumbs.thumb(misleading_image(model, task, method, k)),
             "text": str(text),
-            "margin": number(float(here["margin"].values[k])),
+            "margin": signed(float(here["margin"].values[k])),
         }
         for k, text in enumerate(strings(here["description"]))
         if text

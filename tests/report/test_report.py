@@ -239,7 +239,7 @@ def test_draws_its_plots_and_fits_a_phone(report, tmp_path):
     """In frames as wide as a phone: plots are drawn, nothing scrolls sideways, and no error is raised."""
     shutil.copytree(report, tmp_path / "report")
     frames = ""
-    for name in ("index.html", "heads/demo-L2H3.html"):
+    for name in ("index.html", "heads/demo-L2H3.html", "neurons/demo-L0N4.html"):
         base = f'<base href="{(tmp_path / "report" / name).as_uri()}">'
         errors = '<script>window.errors=[];addEventListener("error",e=>errors.push(e.message))</script>'
         page = (report / name).read_text().replace("<head>", "<head>" + base + errors)
