@@ -13,7 +13,8 @@ from stages.doorway import Doorway, run
 def main(argv: Sequence[str] | None = None) -> None:
     """Write concepts/<model>."""
     paths = ("effects", "neurons", "embeddings", "images", "out", "metrics")
-    sections = ("seed", "texts.pools", "texts.files", "second_order.layers", "neurons", "concepts")
+    neurons = ("neurons.sparsity", "neurons.permutations")
+    sections = ("seed", "texts.pools", "texts.files", "second_order.layers", *neurons, "concepts")
     door = Doorway("concepts", argv, paths=paths, sections=sections)
     options, seed, permutations = door.params.concepts, door.params.seed, door.params.neurons.permutations
     images = door.open("images").isel(image=slice(options.images))
