@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = door.open("images").isel(image=slice(options.images))
     name = door.params.texts.names[0]
     pool = door.open("embeddings", name).load()
-    norms, codes = [], []
+    norms: list[xr.DataArray] = []
+    codes: list[xr.Dataset] = []
     for layer in map(str, door.params.second_order.layers):
         norms.append(effect_norms(door.open("effects", "eval", layer).isel(image=slice(options.images))))
         codes.append(door.open("neurons", layer)[["index", "coefficient", "threshold"]].sel(pool=name))
