@@ -13,13 +13,15 @@ from stages.doorway import Doorway, run
 def main(argv: Sequence[str] | None = None) -> None:
     """Write concepts/<model>."""
     paths = ("effects", "neurons", "embeddings", "images", "out", "metrics")
-    sections = ("seed", "texts.pools", "texts.files", "second_order.layers", "neurons", "concepts")
+    neurons = ("neurons.sparsity", "neurons.permutations")
+    sections = ("seed", "texts.pools", "texts.files", "second_order.layers", *neurons, "concepts")
     door = Doorway("concepts", argv, paths=paths, sections=sections)
     options, seed, permutations = door.params.concepts, door.params.seed, door.params.neurons.permutations
     images = door.open("images").isel(image=slice(options.images))
     name = door.params.texts.names[0]
     pool = door.open("embeddings", name).load()
-    norms, codes = [], []
+    norms: list[xr.DataArray] = []
+    codes: list[xr.Dataset] = []
     for layer in map(str, door.params.second_order.layers):
         norms.append(effect_norms(door.open("effects", "eval", layer).isel(image=slice(options.images))))
         codes.append(door.open("neurons", layer)[["index", "coefficient", "threshold"]].sel(pool=name))

@@ -47,15 +47,11 @@ def describe_neurons(
     form = rank_one(effects, largest, norms=norms)
     top = form["top"].values
     told = neuron_texts(form["r"], pools, sizes, sparsity=sparsity, steps=steps)
-    found = (
-        form.drop_vars("top")
-        .drop_attrs(deep=False)
-        .assign(
-            top_image=(("neuron", "rank"), effects["image"].values.astype(str)[top]),
-            threshold=("neuron", np.percentile(norms.values, percentile, axis=0).astype(np.float32)),
-            through=through_heads(effects, form),
-            **told.data_vars,
-        )
+    found = form.drop_vars("top").drop_attrs(deep=False).assign({name: told[name] for name in told.data_vars})
+    found = found.assign(
+        top_image=(("neuron", "rank"), effects["image"].values.astype(str)[top]),
+        threshold=("neuron", np.percentile(norms.values, percentile, axis=0).astype(np.float32)),
+        through=through_heads(effects, form),
     )
     pool = next(iter(pools.values()))
     beyond = _beyond_mean(effects["embedding"].values)

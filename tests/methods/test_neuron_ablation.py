@@ -55,7 +55,7 @@ def test_accuracies_are_those_of_effects_replaced_one_by_one(inputs):
     phi, b, r = effects(evaluated).values.astype(np.float64), neurons.b.values, neurons.r.values
     top = largest_effects(effect_norms(evaluated), 6).values
     embedding = evaluated.embedding.values
-    x = np.einsum("ine,ne->in", phi - b, r)
+    x = np.einsum("ink,nk->in", phi - b, r)
     replaced = {
         "none": embedding,
         "all": embedding - (phi - b).sum(1),

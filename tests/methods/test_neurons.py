@@ -221,7 +221,7 @@ def test_what_passes_each_head_adds_up_to_the_largest_effects(ds):
     c = ds.c.values[top, :, :, np.arange(len(top))[:, None]]  # (neuron, rank, layer, head)
     expected = np.einsum("nrlh,lhne,ne->lhn", c - mean.transpose(2, 0, 1)[:, None], ds.D.values, r) / 9
     assert relative(found, expected) < TOLERANCE
-    x = np.einsum("ine,ne->in", effects(ds).values - form.b.values, r)
+    x = np.einsum("ink,nk->in", effects(ds).values - form.b.values, r)
     shared = np.einsum("ie,ne->in", ds.constant.values - form.constant.values, r)
     at = np.take_along_axis(x - shared, top.T, 0).mean(0)
     assert relative(found.sum(("layer", "head")), at) < TOLERANCE

@@ -23,7 +23,8 @@ SETTINGS = [
     "neurons.shown=5",
 ]
 PIPELINE = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
-BY_MODEL = ("ablation", "textspan", "roles", "spurious", "segmentation", "joint", "neuron_ablation", "concepts")
+DECOMPOSED = ("ablation", "textspan", "roles", "spurious", "segmentation", "joint")
+BY_MODEL = (*DECOMPOSED, "neuron_ablation", "concepts", "adversarial")
 # Each stage at one instance; stages that a scenes run does not have are tested on their own.
 INSTANCES = {
     "scenes": [{"key": key} for key in ("train", "reference", "eval", "biased")],

@@ -12,14 +12,22 @@ from micro import ROOT, SETTINGS
 
 from optogram.errors import OptogramError
 from optogram.methods.adversarial import METHODS
-from optogram.params import profile_text
+from optogram.profiles import profile_text
 from optogram.store.digests import folder_digest
 from optogram.store.read import read
 from optogram.store.write import Provenance, write_dataset
 from stages import adversarial
 
 TASKS = ["circle taken for square", "star taken for cross"]
-FEW = ["pairs=[[circle, square], [star, cross]]", "neurons=20", "phrases=6", "descriptions=8", "chosen=3", "images=4"]
+FEW = [
+    "pairs=[[circle, square], [star, cross]]",
+    "neurons=20",
+    "phrases=6",
+    "descriptions=8",
+    "chosen=3",
+    "images=4",
+    "repeats=3",
+]
 
 
 def set_params(*settings):
