@@ -122,7 +122,7 @@ class Doorway:
 
 def value_at(params: Params, key: str) -> Any:
     """The plain value at a dotted key of the params; None where there is none (any more)."""
-    value: Any = params.model_dump()
+    value: Any = params.model_dump(mode="json")  # as it is recorded: tuples are lists
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
