@@ -20,6 +20,7 @@ SETTINGS = [
     "train_clip.models.smoke.epochs=1",
     "train_clip.models.smoke.batch=16",
     "segmentation.images=16",
+    "second_order.layers=[1]",
 ]
 AFTER_TEXTSPAN = {"textspan@smoke", "roles@smoke", "spurious@smoke", "joint@smoke", "report", "figures"}
 CHANGE = """
@@ -64,7 +65,7 @@ def repro(folder):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = checkout(tmp_path_factory.mktemp("one"))
-    assert len(repro(folder)) == 21
+    assert len(repro(folder)) == 28
     return folder
 
 
