@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     )
     from optogram.methods.pools import distinct_texts, prepare_texts
     from optogram.methods.roles import agreement, measured_roles, named_roles, neighbours, top_images
+    from optogram.methods.sort_matching import (
+        matching_loss,
+        reference_prototype,
+        sort_match_loss,
+        sort_match_prototype,
+    )
     from optogram.methods.sparse import omp, omp_sizes, recompose
     from optogram.methods.spurious import debias, spurious_heads
     from optogram.methods.textspan import reconstruct, textspan, textspan_heads
@@ -53,6 +59,7 @@ __all__ = [
     "image_concepts",
     "joint",
     "largest_effects",
+    "matching_loss",
     "mean_ablate",
     "measured_roles",
     "mined_phrases",
@@ -67,9 +74,12 @@ __all__ = [
     "rank_one",
     "recompose",
     "reconstruct",
+    "reference_prototype",
     "replace_effects",
     "separated",
     "shared_values",
+    "sort_match_loss",
+    "sort_match_prototype",
     "spurious_heads",
     "strongest_neurons",
     "synonyms",
@@ -98,6 +108,7 @@ _EXPORTS = {
     "fooled": "adversarial",
     "joint": "joint",
     "largest_effects": "neurons",
+    "matching_loss": "sort_matching",
     "mean_ablate": "ablation",
     "measured_roles": "roles",
     "mined_phrases": "adversarial",
@@ -112,9 +123,12 @@ _EXPORTS = {
     "rank_one": "neurons",
     "recompose": "sparse",
     "reconstruct": "textspan",
+    "reference_prototype": "sort_matching",
     "replace_effects": "neurons",
     "separated": "groups",
     "shared_values": "neuron_labels",
+    "sort_match_loss": "sort_matching",
+    "sort_match_prototype": "sort_matching",
     "spurious_heads": "spurious",
     "strongest_neurons": "adversarial",
     "synonyms": "adversarial",

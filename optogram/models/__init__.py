@@ -4,13 +4,17 @@ from importlib import import_module
 from typing import Any
 
 _EXPORTS = {
+    "Classifier": "classifiers",
     "Clip": "folder",
     "Preprocess": "folder",
+    "activations": "classifiers",
+    "blocks": "classifiers",
     "build_clip": "folder",
     "embed_pool": "text_embeddings",
     "embed_zeroshot": "text_embeddings",
     "encode_images": "folder",
     "encode_texts": "folder",
+    "load_classifier": "classifiers",
     "load_clip": "folder",
     "load_clip_spec": "spec",
     "load_model": "spec",

@@ -17,13 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from optogram.data.photos import Photos
 from optogram.errors import ModelError, ShapeError
 from optogram.models.checkpoint import read_checkpoint
 from optogram.models.folder import build_clip, load_clip, save_clip
 from optogram.models.spec import load_clip_spec, load_model
 
-SHARED = Path(__file__).parents[3] / "shared/data"
 TINY = {
     "embed_dim": 12,
     "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 2, "head_width": 8},
@@ -49,43 +47,6 @@ def no_module():
 
 def failing():
     raise ValueError("no such file")
-
-
-class Block(nn.Module):
-    """He et al. 2016, the CIFAR form, with parameter-free shortcuts (option A)."""
-
-    def __init__(self, width_in: int, width: int) -> None:
-        super().__init__()
-        self.pad = (width - width_in) // 2
-        self.conv1 = nn.Conv2d(width_in, width, 3, 2 if self.pad else 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, x):
-        out = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
-        short = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad)) if self.pad else x
-        return (out + short).relu()
-
-
-class ResNet56(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        widths = [(16, 16), (16, 32), (32, 64)]
-        stages = [nn.Sequential(Block(a, b), *(Block(b, b) for _ in range(8))) for a, b in widths]
-        self.layer1, self.layer2, self.layer3 = stages
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x):
-        x = self.layer3(self.layer2(self.layer1(self.bn1(self.conv1(x)).relu())))
-        return self.linear(x.mean((2, 3)))
-
-
-def resnet56():
-    normalise = torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    return ResNet56(), lambda pixels: normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
 
 
 @pytest.fixture
@@ -364,18 +325,6 @@ def test_callable_with_and_without_a_checkpoint(tmp_path):
 def test_checkpoint_from_before_batch_counters(tmp_path):
     weights = {name: tensor for name, tensor in linear().state_dict().items() if "num_batches" not in name}
     load_model(f"callable:{__name__}:linear", checkpoint=saved(tmp_path, weights))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
-def test_a_really_trained_resnet_on_real_photographs():
-    spec, checkpoint = f"callable:{__name__}:resnet56", SHARED / "cifar10_resnet56.safetensors"
-    model, preprocess = load_model(spec, checkpoint=checkpoint, device="cpu")
-    photos = Photos(SHARED / "cifar10_subset.zip", "eval", size=32, limit=400)
-    rows = photos.read(0, 400)
-    with torch.no_grad():
-        guess = model(preprocess(rows.pixels.values)).argmax(1).numpy()
-    assert (guess == rows.label.values[:, 0]).mean() > 0.78  # 83.1 % on all 2,000
 
 
 # Checkpoints that are refused
