@@ -17,7 +17,18 @@ from stages.doorway import rounded
 RESULTS = Path(__file__).parent / "results.json"
 README = Path(__file__).parent.parent / "README.md"
 MARKS = ("<!-- bench -->", "<!-- /bench -->")
-SUBJECTS = ("scenes", "contributions", "second_order", "vit_l", "textspan", "sparse", "sort_matching", "store", "dask", "runs")
+SUBJECTS = (
+    "scenes",
+    "contributions",
+    "second_order",
+    "vit_l",
+    "textspan",
+    "sparse",
+    "sort_matching",
+    "store",
+    "dask",
+    "runs",
+)
 
 
 def main(subjects: list[str]) -> None:
