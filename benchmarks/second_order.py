@@ -6,7 +6,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,17 @@ MODEL, LAYER, IMAGES, THREADS, REPEATS = "ViT-B-32", 9, 8, 2, 5
 
 def rows() -> list[dict[str, Any]]:
     """Time beside the literal form, the forward pass that both need left out; then the one-off parts, and memory."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
+    with threads(THREADS):
         return _rows()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many torch threads, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
     finally:
         torch.set_num_threads(before)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.second_order import THREADS, random_clip
+from benchmarks.second_order import THREADS, random_clip, threads
 from optogram.decompose.effects import effect_norms
 from optogram.decompose.second_order import directions, second_order
 from optogram.methods.neurons import ablate_effects, largest_effects, rank_one, replace_effects
@@ -23,12 +23,8 @@ H200_FLOPS, REACHED, DISK = 67e12, 0.6, 3e9
 
 def rows() -> list[dict[str, Any]]:
     """Minutes from images to four ablated sets of embeddings, beside the bar of 15."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
+    with threads(THREADS):
         return _rows()
-    finally:
-        torch.set_num_threads(before)
 
 
 def _rows() -> list[dict[str, Any]]:
