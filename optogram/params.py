@@ -262,6 +262,67 @@ class Adversarial(Section):
     generator: str = Field(default="grammar", description="grammar, or transformers:NAME-OR-FOLDER")
 
 
+class Targets(Section):
+    """What is visualised of a classifier: classes, channels, concepts, splits; and the references of each."""
+
+    layer: str | None = Field(default=None, description="of channels and concepts; null = the last block")
+    references: int = Field(default=50, ge=2, description="reference images a target")
+    images: PositiveInt = Field(default=600, description="images of reference that are cut into patches")
+    patch: float = Field(default=0.5, gt=0, le=1, description="side of a patch, as a share of the image's")
+    stride: float = Field(default=0.25, gt=0, le=1, description="between patches, likewise")
+    circuits: PositiveInt = Field(default=3, description="channels a class: those most relevant to it")
+    concepts: NonNegativeInt = Field(default=3, description="concepts a class")
+    concept_classes: NonNegativeInt = Field(default=2, description="the first so many classes have concepts")
+    splits: int = Field(default=2, ge=2, description="splits of a polysemantic channel")
+    split_neurons: NonNegativeInt = Field(default=2, description="channels that are split")
+    split_patches: PositiveInt = Field(default=1000, description="top patches of a channel that k-means splits")
+    shown: PositiveInt = Field(default=8, description="references shown in the report")
+    batch: PositiveInt = Field(default=128, description="images a forward pass")
+
+
+class Vital(Section):
+    """VITAL (Görgün et al. 2025)."""
+
+    layers: list[str] = Field(default=[], description="matched layers, by module name; [] = all blocks")
+    weights: dict[str, float] = Field(default={}, description="layer -> weight of its loss for classes, else 1")
+    inner_weights: dict[str, float] = Field(default={}, description="likewise for channels, concepts and splits")
+    relevance: Literal["lrp", "guided_backprop", "gradient_x_input"] = "lrp"
+    class_relevance: bool = Field(default=False, description="weigh by relevance for classes too (section B.2)")
+    seeds: PositiveInt = Field(default=3, description="pictures a target, by every method")
+    steps: PositiveInt = Field(default=200, description="steps of the optimisation, by every method")
+    learning_rate: float = Field(default=0.1, gt=0)
+    decay: bool = Field(default=True, description="lower the learning rate along half a cosine")
+    jitter: float = Field(default=0.125, ge=0, le=0.5, description="largest shift, as a share of the side")
+    tv: float = Field(default=3e-6, ge=0, description="weight of total variation (eq. 3)")
+    l2: float = Field(default=3e-6, ge=0, description="weight of the l2 norm (eq. 3)")
+    batch: PositiveInt = Field(default=64, description="images drawn at once")
+    shard: PositiveInt = Field(default=64, description="targets a shard; a killed run resumes at the first missing one")
+
+
+class Baselines(Section):
+    """VITAL's rivals."""
+
+    methods: list[Literal["fourier", "maco", "deepinversion", "pii"]] = ["fourier", "maco", "deepinversion", "pii"]
+
+
+class VisualScores(Section):
+    """Scores of the visualisations."""
+
+    clip: str = Field(default="demo", description="CLIP that judges them, one of clips")
+    second: str | None = Field(default=None, description="second model for FID; null = the next of classifiers")
+    images: PositiveInt = Field(default=1000, description="images of eval that they are compared with")
+
+
+class ReferenceSets(Section):
+    """VITAL's classes by size and purity of the reference set (Tables 5, 6)."""
+
+    models: list[str] = Field(default=["resnet"], description="classifiers, each one of classifiers")
+    sizes: list[int] = Field(default=[5, 10, 20, 50, 100], description="references a class")
+    strangers: list[int] = Field(
+        default=[5, 10, 20], description="references from other classes, of `targets.references`"
+    )
+
+
 class Dask(Section):
     """Where the shards of a cache are computed; the bytes are the same everywhere."""
 
@@ -300,6 +361,11 @@ class Params(Section):
     indirect: Indirect = Indirect()
     concepts: Concepts = Concepts()
     adversarial: Adversarial = Adversarial()
+    targets: Targets = Targets()
+    vital: Vital = Vital()
+    baselines: Baselines = Baselines()
+    visual_scores: VisualScores = VisualScores()
+    reference_sets: ReferenceSets = ReferenceSets()
     dask: Dask = Dask()
     verify: Verify = Verify()
 
