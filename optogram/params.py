@@ -1,19 +1,15 @@
 """The params of a run: pydantic models of params.yaml, whose defaults are the demo; profiles are overlays on these."""
 
+import itertools
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from optogram.errors import ParamError, nearest
-
-
-class Section(BaseModel):
-    """A frozen section: an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from optogram.sections import Activations, LoadClassifier, Section, TrainClassifier
 
 
 class SceneSplit(Section):
@@ -28,15 +24,17 @@ class Scenes(Section):
     bias: float = Field(
         default=0.6, ge=0, le=1, description="share of a tied shape's images on its tied background, in train"
     )
+    strong_bias: float = Field(default=1.0, ge=0, le=1, description="likewise in train_biased")
     shard: PositiveInt = Field(default=2048, description="images a shard")
-    splits: dict[Literal["train", "reference", "eval", "biased"], SceneSplit] = Field(
+    splits: dict[Literal["train", "train_biased", "reference", "eval", "biased"], SceneSplit] = Field(
         default={
             "train": SceneSplit(count=40_000),
+            "train_biased": SceneSplit(count=20_000),
             "reference": SceneSplit(count=2000),
             "eval": SceneSplit(count=2000),
             "biased": SceneSplit(count=2000),
         },
-        description="train lacks the held-out combinations; biased has the four groups of the spurious cue",
+        description="training splits lack the held-out combinations; biased has the four groups of the spurious cue",
     )
 
 
@@ -344,11 +342,17 @@ class Params(Section):
     seed: int = Field(default=0, ge=0, description="every random choice derives from it")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = CUDA where there is one")
     clips: list[str] = Field(default=["demo"], description="models that are decomposed: trained or loaded ones, below")
+    classifiers: list[str] = Field(
+        default=["resnet", "vit", "resnet_biased"], description="classifiers that are studied, trained or loaded below"
+    )
     scenes: Scenes = Scenes()
     photos: Photos = Photos()
     texts: Texts = Texts()
     train_clip: TrainClip = TrainClip()
     load_clip: LoadClip = LoadClip()
+    train_classifier: TrainClassifier = TrainClassifier()
+    load_classifier: LoadClassifier = LoadClassifier()
+    activations: Activations = Activations()
     contributions: Contributions = Contributions()
     ablation: Ablation = Ablation()
     textspan: TextSpan = TextSpan()
@@ -371,10 +375,13 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _models_exist(self) -> "Params":
-        known = [*self.train_clip.models, *self.load_clip.models]
-        for clip in self.clips:
-            if clip not in known:
-                raise ValueError(f"clips names {clip!r}, but train_clip.models and load_clip.models have {known}")
+        for kind in ("clip", "classifier"):
+            sections = (f"train_{kind}", f"load_{kind}")
+            known = [name for section in sections for name in getattr(self, section).models]
+            for name in getattr(self, f"{kind}s"):
+                if name not in known:
+                    where = " and ".join(f"{section}.models" for section in sections)
+                    raise ValueError(f"{kind}s names {name!r}, but {where} have {known}")
         if self.photos.splits and (not self.photos.path or self.photos.path.startswith("hf:")):
             raise ValueError(
                 f"photos.path = {self.photos.path!r}, expected a folder or zip of class folders: "
@@ -383,12 +390,18 @@ class Params(Section):
         # zeroshot is the classifier's name; DVC's run cache is blind to nested keys called size and nfiles
         if bad := sorted(name for name in self.texts.files if name in ("zeroshot", "size", "nfiles") or "/" in name):
             raise ValueError(f"texts.files: {bad[0]!r} cannot name a pool; choose another plain word")
-        if both := sorted({*self.train_clip.models} & {*self.load_clip.models}):
-            raise ValueError(f"{both[0]!r} is both in train_clip.models and in load_clip.models; names must differ")
+        sections = ("train_clip", "load_clip", "train_classifier", "load_classifier")
+        for one, other in itertools.combinations(sections, 2):
+            if both := sorted({*getattr(self, one).models} & {*getattr(self, other).models}):
+                raise ValueError(f"{both[0]!r} is both in {one}.models and in {other}.models; names must differ")
+        if unknown := sorted({*self.activations.layers} - {*self.classifiers}):
+            raise ValueError(f"activations.layers names {unknown[0]!r}, but classifiers are {self.classifiers}")
         if both := sorted({*self.scenes.splits} & {*self.photos.splits}):
             raise ValueError(f"split {both[0]!r} is both in scenes.splits and in photos.splits; empty one of them")
         splits = {*self.scenes.splits, *self.photos.splits}
-        for needed in ("reference", "eval", *self.contributions.splits, self.spurious.split):
+        trained = [training.split for training in self.train_classifier.models.values()]
+        cached = [*self.contributions.splits, *self.activations.splits]
+        for needed in ("reference", "eval", *cached, self.spurious.split, *trained):
             if needed not in splits:
                 raise ValueError(f"split {needed!r} is used, but scenes.splits and photos.splits have {sorted(splits)}")
         return self

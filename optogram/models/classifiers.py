@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from optogram.errors import ModelError, nearest
-from optogram.models.spec import Preprocessing, load_model
+from optogram.models.folder import Preprocess
+from optogram.models.model_files import classifier_config, folder_kind
+from optogram.models.spec import Preprocessing, UnitRange, load_model
 
 PROBE = 224
 """Side of the image that `blocks` sends through a model: large enough for the last stage to be a map, not a point."""
@@ -26,7 +28,8 @@ class Classifier:
     """A classifier in eval mode, without gradients of its parameters, and what its preprocessing does to colours.
 
     mean, std: (rgb,) such that the model takes (rgb in [0, 1] - mean) / std. size: (y, x) of the images that
-    `preprocess` makes, or None if it leaves them as large as they come.
+    `preprocess` makes, or None if it leaves them as large as they come. classes: names of the logits in their order,
+    and attribute: what of an image they are values of ("shape"); empty where nobody said.
     """
 
     model: nn.Module
@@ -34,6 +37,8 @@ class Classifier:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     size: tuple[int, int] | None
+    classes: tuple[str, ...] = ()
+    attribute: str = ""
 
     def normalise(self, rgb: Float[Tensor, "image rgb y x"]) -> Float[Tensor, "image rgb y x"]:
         """Colours in [0, 1] as the model takes them; gradients pass."""
@@ -42,15 +47,18 @@ class Classifier:
 
 
 def load_classifier(spec: str, *, checkpoint: str | Path | None = None, device: str = "auto") -> Classifier:
-    """The classifier that `spec` names: timm:, torchvision: or callable:, as `load_model`, with its preprocessing.
+    """The classifier that `spec` names (timm:, torchvision:, callable: or a folder, as `load_model`), ready to use.
 
-    Size, mean and std are measured on plain grey images, so that they hold for whatever the preprocessing is.
+    Size, mean and std are measured on plain grey images, so that they hold for whatever the preprocessing is. Only a
+    folder knows `classes` and `attribute`.
 
     Raises ModelError as `load_model`, for a CLIP, and for a preprocessing that is no scaling of each colour.
     """
-    if spec.startswith("open_clip:") or Path(spec).is_dir():
+    folder = Path(spec) if spec and Path(spec).is_dir() else None
+    if spec.startswith("open_clip:") or (folder and folder_kind(folder) == "clip"):
         raise ModelError(
-            f"{spec} is a CLIP and has no classes. Expected timm:NAME, torchvision:NAME or callable:MODULE:FACTORY."
+            f"{spec} is a CLIP and has no classes. Expected timm:NAME, torchvision:NAME, callable:MODULE:FACTORY or a "
+            "classifier's folder."
         )
     model, preprocess = load_model(spec, checkpoint=checkpoint, device=device)
     levels = np.array([0, 255, 51], np.uint8)
@@ -69,8 +77,20 @@ def load_classifier(spec: str, *, checkpoint: str | Path | None = None, device: 
         )
     std = 1 / (white - black)
     size = (small.shape[2], small.shape[3]) if small.shape == large.shape else None
-    r, g, b = (-black * std).tolist()
-    return Classifier(model, preprocess, (r, g, b), tuple(std.tolist()), size)
+    mean, deviation = ([round(value, 6) for value in values.tolist()] for values in (-black * std, std))
+    if isinstance(preprocess, Preprocess | UnitRange):
+        mean, deviation = preprocess.mean, preprocess.std
+    found = Classifier(model, preprocess, three(mean), three(deviation), size)
+    if folder is None:
+        return found
+    config = classifier_config(folder)
+    return replace(found, classes=tuple(config["classes"]), attribute=config["attribute"])
+
+
+def three(values: Sequence[float]) -> tuple[float, float, float]:
+    """One number a colour."""
+    red, green, blue = values
+    return red, green, blue
 
 
 class _Ran(NamedTuple):
@@ -154,6 +174,52 @@ def activations(
         if name not in found:
             raise ModelError(f"layer {name!r} of {type(model).__name__} does not run by itself. Take another one.")
     return {name: found[name] for name in layers}
+
+
+def penultimate(model: nn.Module, images: Float[Tensor, "image rgb y x"]) -> Float[Tensor, "image channel"]:
+    """Features from which the logits are a linear map: the input of the last nn.Linear; gradients pass.
+
+    Raises ModelError if the logits are no nn.Linear's output, as with a convolution for a head.
+    """
+    with catching_head(model) as head:
+        model(images)
+    return head.features
+
+
+class Head:
+    """What a pass left: features (image, channel), and the logits (image, class) that a Linear made of them."""
+
+    features: Tensor
+    logits: Tensor
+
+
+@contextmanager
+def catching_head(model: nn.Module) -> Iterator[Head]:
+    """Each pass of the model inside leaves its `features` and `logits` in the yielded Head; gradients pass.
+
+    The pass raises ModelError as `penultimate`. Hooks always go.
+    """
+    head, last = Head(), []
+
+    def linear(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        last[:] = [args[0], output]
+
+    def whole(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        if not last or last[1] is not output or output.ndim != 2:
+            raise ModelError(
+                f"the logits of {type(model).__name__} are not what an nn.Linear returns, so that there are no "
+                "features before it. Take a model with a linear layer at its end."
+            )
+        head.features, head.logits = last
+        last.clear()
+
+    handles = [each.register_forward_hook(linear) for each in model.modules() if isinstance(each, nn.Linear)]
+    handles.append(model.register_forward_hook(whole))
+    try:
+        yield head
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _as_map(name: str, output: Any, grid: tuple[int, ...] | None, images: Tensor) -> Tensor:
