@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,6 +137,14 @@ def in_order(model: nn.Module, layers: Sequence[str], *, size: int = PROBE) -> l
     return sorted(layers, key=lambda name: ran[name].at)
 
 
+@dataclass(frozen=True)
+class Output:
+    """What a layer gave, in the graph of the pass, and how it is laid out as a map (image, channel, y, x)."""
+
+    raw: Tensor
+    as_map: Callable[[Tensor], Float[Tensor, "image channel y x"]]  # of raw, or of its gradient
+
+
 def activations(
     model: nn.Module, images: Float[Tensor, "image rgb y x"], layers: Sequence[str]
 ) -> dict[str, Float[Tensor, "image channel y x"]]:
@@ -147,6 +156,17 @@ def activations(
     Raises ModelError for a name that the model lacks (with the nearest ones), a layer that does not run or runs more
     than once, one whose output is no map and no tokens, and for a model in training mode.
     """
+    found, _ = outputs(model, images, layers)
+    return {name: output.as_map(output.raw) for name, output in found.items()}
+
+
+def outputs(
+    model: nn.Module, images: Float[Tensor, "image rgb y x"], layers: Sequence[str]
+) -> tuple[dict[str, Output], Any]:
+    """As `activations`, before they are laid out as maps; and what the model itself gave.
+
+    The pass goes on with a copy of each output, so that gradients can be taken in the outputs themselves.
+    """
     modules = dict(model.named_modules())
     for name in layers:
         if not name or name not in modules:
@@ -156,24 +176,27 @@ def activations(
             )
     if model.training:
         raise ModelError(f"{type(model).__name__} is in training mode: call model.eval() before taking activations.")
-    found: dict[str, Tensor] = {}
+    found: dict[str, Output] = {}
     grid: list[tuple[int, ...]] = []
 
-    def keep(name: str, output: Any) -> None:
+    def keep(name: str, output: Any) -> Tensor:
         if name in found:
             raise ModelError(f"layer {name!r} runs more than once in a pass. Take the module around it.")
-        found[name] = _as_map(name, output, grid[-1] if grid else None, images).clone()
+        as_map = partial(_as_map, name, grid=grid[-1] if grid else None, images=images)
+        as_map(output)
+        found[name] = Output(output, as_map)
+        return output.clone()
 
     convolutions = {name: each for name, each in modules.items() if isinstance(each, nn.Conv2d)}
     with (
         _hooked(convolutions, lambda _, output: grid.append(tuple(output.shape[2:]))),
         _hooked({name: modules[name] for name in layers}, keep),
     ):
-        model(images)
+        final = model(images)
     for name in layers:
         if name not in found:
             raise ModelError(f"layer {name!r} of {type(model).__name__} does not run by itself. Take another one.")
-    return {name: found[name] for name in layers}
+    return {name: found[name] for name in layers}, final
 
 
 def penultimate(model: nn.Module, images: Float[Tensor, "image rgb y x"]) -> Float[Tensor, "image channel"]:
@@ -222,7 +245,7 @@ def catching_head(model: nn.Module) -> Iterator[Head]:
             handle.remove()
 
 
-def _as_map(name: str, output: Any, grid: tuple[int, ...] | None, images: Tensor) -> Tensor:
+def _as_map(name: str, output: Any, *, grid: tuple[int, ...] | None, images: Tensor) -> Tensor:
     """The output as (image, channel, y, x), a view."""
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if isinstance(output, Tensor) and output.ndim == 4:
@@ -243,8 +266,11 @@ def _as_map(name: str, output: Any, grid: tuple[int, ...] | None, images: Tensor
 
 
 @contextmanager
-def _hooked(modules: Mapping[str, nn.Module], see: Callable[[str, Any], None]) -> Iterator[None]:
-    """`see(name, output)` after each of the modules; hooks go also when an exception passes."""
+def _hooked(modules: Mapping[str, nn.Module], see: Callable[[str, Any], Any]) -> Iterator[None]:
+    """`see(name, output)` after each of the modules, which give what it returns in place of the output, unless None.
+
+    Hooks go also when an exception passes.
+    """
     handles = []
     try:
         for name, module in modules.items():
