@@ -99,6 +99,23 @@ def blocks(model: nn.Module, *, size: int = PROBE) -> list[str]:
     return found
 
 
+def in_order(model: nn.Module, layers: Sequence[str], *, size: int = PROBE) -> list[str]:
+    """The named layers from the first that is done in a pass to the last.
+
+    Raises ModelError as `blocks`, and for a layer that the model lacks (with the nearest names), that does not run by
+    itself, or runs more than once.
+    """
+    names, ran = list(dict(model.named_modules())), _trace(model, size)
+    for name in layers:
+        if name not in ran:
+            why = "does not run exactly once by itself" if name in names else "is not in it"
+            raise ModelError(
+                f"layer {name!r} of {type(model).__name__} {why}.{nearest(name, names[1:])} "
+                "`blocks` lists those that fit."
+            )
+    return sorted(layers, key=lambda name: ran[name].at)
+
+
 def activations(
     model: nn.Module, images: Float[Tensor, "image rgb y x"], layers: Sequence[str]
 ) -> dict[str, Float[Tensor, "image channel y x"]]:
