@@ -102,7 +102,7 @@ def pooled(
         pixels = cut(images, boxes[start : start + block], size)
 
         def work(rows: slice, pixels: np.ndarray = pixels) -> np.ndarray:
-            with torch.inference_mode():
+            with torch.no_grad():
                 found = activations(classifier.model, as_input(classifier, pixels[rows]).to(device), [layer])[layer]
                 return found.float().mean((2, 3)).cpu().numpy()
 
