@@ -49,8 +49,8 @@ class FourierCanvas:
 class MacoCanvas:
     """Images whose magnitudes are those of a dataset; only the phases are optimised (MACO, Fel et al. 2023).
 
-    spectrum: of `magnitude_spectrum`, of images of `size`. Phases are kept opposite at opposite frequencies, as those of
-    a picture are, so that its magnitudes before the sigmoid are those given, up to one factor. At the frequencies that
+    spectrum: of `magnitude_spectrum`, of images of `size`. Phases are kept opposite at opposite frequencies, like those
+    of a picture, so that its magnitudes before the sigmoid are those given, up to one factor. At the frequencies that
     are their own opposite a picture has no phase but a sign: there they are magnitude x cos(phase), so that the mean
     colour is free up to the dataset's. From Gaussian phases, drawn from each image's own seed.
 
@@ -119,7 +119,7 @@ class Growing(Pixels):
     The middle is `share(step)` of each side, from a quarter in the first stage (with seven) to all of it in the last.
     What comes after a stage is magnified to fill half of what the next stage adds, and fresh noise is around it.
 
-    Raises ParamError for fewer than one stage, and as `Pixels`.
+    Raises ParamError for fewer than one step or stage, and as `Pixels`.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class Growing(Pixels):
         steps: int,
         stages: int = 7,
     ) -> None:
-        if stages < 1:
-            raise ParamError(f"drawing: stages = {stages}, expected at least 1.")
+        if steps < 1 or stages < 1:
+            raise ParamError(f"drawing: steps = {steps}, stages = {stages}; expected at least 1 of each.")
         self._step, self._steps, self._stages, self._size = -1, steps, stages, size
         super().__init__(seeds, size, mean, std, device)  # settles what it starts with: step 0 is next
         self._noise = self.parameters[0].detach().clone()
