@@ -3,12 +3,12 @@
 import pytest
 import timm
 import torch
+from planted_classifiers import Planted, hooks, planted
 from torch import nn
 
 from optogram.errors import ModelError, ParamError, ShapeError
 from optogram.methods.aims import ClassAim, DirectionAim, check_aim, reached, shortfall
 from optogram.methods.drawing import draws
-from tests.methods.planted_classifiers import Planted, hooks, planted
 
 MODEL = planted().model
 IMAGES = draws([1, 2, 3], (3, 8, 9), "normal")

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from planted_classifiers import MEAN, STD, Fragile, classifier, hooks, planted, with_norms
 
 from optogram.errors import ModelError, ParamError, ShapeError
 from optogram.methods.aims import ClassAim, DirectionAim, reached
@@ -13,7 +14,6 @@ from optogram.methods.baselines import JITTER, METHODS, baseline
 from optogram.methods.canvases import FourierCanvas, magnitude_spectrum
 from optogram.methods.drawing import Pixels, draws, image_seed, jitter
 from optogram.methods.views import colour_shifts, crops
-from tests.methods.planted_classifiers import MEAN, STD, Fragile, classifier, hooks, planted, with_norms
 
 SIZE = (16, 16)
 SPECTRUM = magnitude_spectrum((255 * draws(range(20), (*SIZE, 3), "uniform")).byte().numpy())

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from planted_classifiers import MEAN, STD, Fragile, classifier, hooks, with_norms
 from torch import nn
 
 from optogram.errors import ModelError, ParamError
 from optogram.methods.aims import ClassAim, DirectionAim
 from optogram.methods.deep_inversion import JITTER, deep_inversion, feature_distances
 from optogram.methods.drawing import Pixels, draws, image_seed, jitter, jittered
-from tests.methods.planted_classifiers import MEAN, STD, Fragile, classifier, hooks, with_norms
 
 SIZE = (12, 12)
 
