@@ -269,7 +269,7 @@ class Targets(Section):
     patch: float = Field(default=0.5, gt=0, le=1, description="side of a patch, as a share of the image's")
     stride: float = Field(default=0.25, gt=0, le=1, description="between patches, likewise")
     circuits: PositiveInt = Field(default=3, description="channels a class: those most relevant to it")
-    concepts: NonNegativeInt = Field(default=3, description="concepts a class")
+    concepts: PositiveInt = Field(default=3, description="concepts a class")
     concept_classes: NonNegativeInt = Field(default=2, description="the first so many classes have concepts")
     splits: int = Field(default=2, ge=2, description="splits of a polysemantic channel")
     split_neurons: NonNegativeInt = Field(default=2, description="channels that are split")
@@ -300,7 +300,15 @@ class Vital(Section):
 class Baselines(Section):
     """VITAL's rivals."""
 
-    methods: list[Literal["fourier", "maco", "deepinversion", "pii"]] = ["fourier", "maco", "deepinversion", "pii"]
+    methods: list[Literal["fourier", "maco", "deepinversion", "pii"]] = Field(
+        default=["fourier", "maco", "deepinversion", "pii"], min_length=1
+    )
+    views: dict[Literal["fourier", "maco", "pii"], PositiveInt] = Field(
+        default={"fourier": 4, "maco": 4, "pii": 4}, description="crops, or augmented copies, of each picture a step"
+    )
+    learning_rates: dict[Literal["fourier", "maco", "deepinversion", "pii"], float] = Field(
+        default={}, description="method -> learning rate, else that of the paper or of the published code"
+    )
 
 
 class VisualScores(Section):

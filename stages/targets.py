@@ -12,12 +12,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write targets/<model>."""
     door = Doorway("targets", argv, paths=("model", "images", "out"), sections=("seed", "targets", "vital.relevance"))
     options, images = door.params.targets, door.open("images")
+    side = min(images.sizes["y"], images.sizes["x"])
     classifier = load_classifier_folder(door.folder("model"), device=door.params.device)
     found = find_targets(
         classifier,
         images,
         relevance=Attributor(classifier.model, door.params.vital.relevance),
+        patch=round(options.patch * side),
+        stride=max(1, round(options.stride * side)),
+        images_limit=options.images,
         seed=door.params.seed,
+        **options.model_dump(exclude={"patch", "stride", "images"}),
     )
     door.write(found, "Targets of feature visualisation")
 

@@ -16,8 +16,7 @@ from optogram.methods.album import Album
 from optogram.methods.baselines import baseline
 from optogram.methods.canvases import magnitude_spectrum
 from optogram.methods.drawing import Tell
-from optogram.methods.patches import cut, patch_boxes
-from optogram.methods.prototypes import drawn_size
+from optogram.methods.patches import cut, input_size, patch_boxes
 from optogram.models.classifier_folder import load_classifier_folder
 from optogram.models.classifiers import Classifier
 from optogram.progress import progress
@@ -87,8 +86,10 @@ def drawing_baselines(
     spectrum = None
     if "maco" in settings["methods"]:
         side = stored.sizes["y"], stored.sizes["x"]
-        boxes = patch_boxes(range(min(stored.sizes["image"], SPECTRUM_IMAGES)), side, patch=min(side), stride=max(side))
-        spectrum = magnitude_spectrum(cut(stored.pixels, boxes, drawn_size(classifier, stored)))
+        boxes = patch_boxes(
+            np.arange(min(stored.sizes["image"], SPECTRUM_IMAGES)), side, patch=min(side), stride=max(side)
+        )
+        spectrum = magnitude_spectrum(cut(stored.pixels, boxes, input_size(classifier, stored.pixels)))
 
     def compute(start: int, stop: int) -> xr.Dataset:
         rows = wanted.isel(target=slice(start, stop)).load()

@@ -16,7 +16,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from optogram.errors import ParamError
-from optogram.methods.patches import cut
+from optogram.methods.patches import cut, input_size
 from optogram.methods.relevance import Attributor, Start
 from optogram.methods.sort_matching import reference_prototype
 from optogram.models.classifier_folder import load_classifier_folder
@@ -148,7 +148,7 @@ def caching_prototypes(
 ) -> Callable[[int, int], xr.Dataset]:
     """`compute(start, stop)`: prototypes/<model> of these rows of `targets`, whose references are in `images`."""
     classifier, wanted, stored = load_classifier_folder(model, device), read(targets), read(images)
-    size = drawn_size(classifier, stored)
+    size = input_size(classifier, stored.pixels)
     names = matched_layers(classifier, layers, size)
 
     def compute(start: int, stop: int) -> xr.Dataset:
@@ -165,11 +165,6 @@ def caching_prototypes(
         )
 
     return compute
-
-
-def drawn_size(classifier: Classifier, images: xr.Dataset) -> tuple[int, int]:
-    """(y, x) of the images that are drawn: those that the classifier takes, or as large as its images come."""
-    return classifier.size or (images.sizes["y"], images.sizes["x"])
 
 
 def _shapes(classifier: Classifier, layers: Sequence[str], size: tuple[int, int]) -> dict[str, tuple[int, int]]:

@@ -47,7 +47,8 @@ def literal_l_sm(ours, references):
 
 
 def literal_tv(x):
-    edges = [x[:, :, 1:] - x[:, :, :-1], x[:, 1:] - x[:, :-1], x[:, 1:, 1:] - x[:, :-1, :-1], x[:, 1:, :-1] - x[:, :-1, 1:]]  # fmt: skip
+    edges = [x[:, :, 1:] - x[:, :, :-1], x[:, 1:] - x[:, :-1]]
+    edges += [x[:, 1:, 1:] - x[:, :-1, :-1], x[:, 1:, :-1] - x[:, :-1, 1:]]
     return sum(edge.norm() for edge in edges)
 
 
@@ -99,9 +100,7 @@ def test_one_reference_gives_an_image_of_its_histogram():
     classifier = Classifier(model, Preprocess(8, MEAN, STD), MEAN, STD, SIZE)
     reference = classifier.normalise(draws([7], (3, *SIZE), "uniform"))
     prototype = reference_prototype(model, reference, ["0"])
-    drawn, final = vital(
-        classifier, stacked(prototype), seeds=[1], size=SIZE, steps=300, learning_rate=0.1, tv=0, l2=0
-    )
+    drawn, final = vital(classifier, stacked(prototype), seeds=[1], size=SIZE, steps=300, learning_rate=0.1, tv=0, l2=0)
     found = classifier.normalise(drawn.rgb).flatten(2).sort().values
     np.testing.assert_allclose(found.numpy(), reference.flatten(2).sort().values.numpy(), atol=0.02)
     assert float(final) < 1e-4
@@ -128,7 +127,7 @@ def test_it_comes_closer_to_its_references_than_to_those_of_another_target(class
     dark = classifier.normalise(draws([1, 2, 3], (3, *SIZE), "uniform") * 0.3)
     light = classifier.normalise(0.7 + draws([4, 5, 6], (3, *SIZE), "uniform") * 0.3)
     prototypes = stacked(*(reference_prototype(classifier.model, images, layers) for images in (dark, light)))
-    drawn, final = vital(classifier, prototypes, seeds=[1, 1], size=SIZE, steps=150, learning_rate=0.1)
+    drawn, _ = vital(classifier, prototypes, seeds=[1, 1], size=SIZE, steps=150, learning_rate=0.1)
     assert float(drawn.rgb[0].mean()) < 0.35
     assert float(drawn.rgb[1].mean()) > 0.65
     assert (drawn.loss[:, -1] < 0.1 * drawn.loss[:, 0]).all()
@@ -147,5 +146,5 @@ def test_a_target_whose_prototype_is_broken_is_stopped_alone(classifier):
 
 def test_a_weight_of_no_layer_is_named(classifier):
     prototype = reference_prototype(classifier.model, draws([1, 2], (3, *SIZE), "normal"), ["first"])
-    with pytest.raises(ParamError, match="layer 'frist' has a weight but no features. Did you mean 'first'"):
+    with pytest.raises(ParamError, match=r"layer 'frist' has a weight but no features. Did you mean 'first'"):
         vital(classifier, stacked(prototype), seeds=[1], size=SIZE, weights={"frist": 2.0})
