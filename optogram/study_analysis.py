@@ -25,7 +25,7 @@ Cube = Float[np.ndarray, "participant target method"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % confidence interval; NaN bounds where two people and two targets have not answered."""
+    """A value with its 95% confidence interval; NaN bounds where two people and two targets have not answered."""
 
     value: float
     low: float
@@ -35,7 +35,7 @@ class Estimate:
 @dataclass(frozen=True)
 class Score:
     """A method in one part. values: every score given (naming: similarities); high: the share of scores of 4 and 5,
-    or of answers that are the class's very word; quantiles: 5 %, 50 % and 95 % of the values."""
+    or of answers that are the class's very word; quantiles: 5%, 50% and 95% of the values."""
 
     method: str
     values: tuple[float, ...]
@@ -126,9 +126,10 @@ def krippendorff_alpha(ratings: Float[np.ndarray, "unit rater"]) -> float:
 
 
 def normalised(text: str) -> str:
-    """Lower case, letters and digits only, single spaces, no leading article: the same word if equal."""
-    bare = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
-    return re.sub(r"^(a|an|the) (?=.)", "", bare)
+    """Lower case, single spaces, no leading article, no punctuation unless there is nothing else."""
+    plain = unicodedata.normalize("NFKC", text).casefold().strip()
+    bare = re.sub(r"[\W_]+", " ", plain).strip()
+    return re.sub(r"^(a|an|the) (?=.)", "", bare) or plain
 
 
 def spelt_alike(answer: str, truth: str) -> float:
@@ -208,14 +209,13 @@ def _part(answered: Answered, part: str, encode: Encode | None, seed: int, draws
 
 
 def _similarities(pairs: Sequence[tuple[str, str]], encode: Encode | None) -> list[float]:
-    """Of answers to the names of their classes; an answer without a letter or digit is like nothing."""
+    """Of answers to the names of their classes."""
     if encode is None:
         return [spelt_alike(*pair) for pair in pairs]
     texts = sorted({normalised(text) for pair in pairs for text in pair})
     row = {text: k for k, text in enumerate(texts)}
     embedded = encode(texts) if texts else np.zeros((0, 1))
-    found = [(embedded[row[normalised(a)]], embedded[row[normalised(b)]], normalised(a)) for a, b in pairs]
-    return [float(a @ b) if text else 0.0 for a, b, text in found]
+    return [float(embedded[row[normalised(a)]] @ embedded[row[normalised(b)]]) for a, b in pairs]
 
 
 def _comparable(pair: Cube, within: bool) -> Cube:

@@ -53,7 +53,7 @@ def analyse(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Write over a page that is there.")] = False,
 ) -> None:
-    """Score the methods: means with 95 % intervals, differences, agreement; for named pictures similarity to the class.
+    """Score the methods: means with 95% intervals, differences, agreement; for named pictures similarity to the class.
 
     Without --clip answers are compared with the class's name by spelling alone.
     """
@@ -81,5 +81,5 @@ def analyse(
             if found.rows:
                 console.print(table)
     if html:
-        write_results(html, answered, parts, encoder=str(clip) if clip else "", force=force)
+        write_results(html, answered, parts, encoder=f"the CLIP {clip.resolve().name}" if clip else "", force=force)
         console.print(f"The page: {html}", markup=False, highlight=False)

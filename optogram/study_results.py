@@ -9,7 +9,7 @@ import numpy as np
 
 from optogram.pages import write_page
 from optogram.report.figures import SHADES, Figure, Plot, ticks
-from optogram.report.formats import number, percent, plot_text, signed
+from optogram.report.formats import percent, plot_text
 from optogram.report.panels import Table
 from optogram.study import AGES, GENDERS, refuse_existing
 from optogram.study_analysis import Estimate, Part, Score, normalised
@@ -24,22 +24,23 @@ MOST_SAID = 5
 
 
 def score_table(part: Part) -> Table:
-    """The methods of a part: scores with 95 % intervals, the best mean in bold."""
+    """The methods of a part: scores with 95% intervals, the best mean in bold."""
     naming = part.name == "name"
     columns = ["method", "answers", *(("similarity", "same word") if naming else ("mean score", "scores 4-5"))]
-    columns += ["5 %", "median", "95 %"]
+    columns += ["5%", "median", "95%"]
     rows = [
         [
             score.method,
             str(len(score.values)),
-            _interval(score.mean, number),
+            _interval(score.mean, _two),
             _interval(score.high, lambda v: percent(v, 0)),
-            *(number(q) for q in score.quantiles),
+            *(_two(q) for q in score.quantiles),
         ]
         for score in part.scores
     ]
     means = [score.mean.value for score in part.scores]
-    best = {(k, 1) for k, mean in enumerate(means) if len(means) > 1 and mean == max(means)}
+    highest = max((mean for mean in means if math.isfinite(mean)), default=math.nan)
+    best = {(k, 1) for k, mean in enumerate(means) if len(means) > 1 and mean == highest}
     return Table(columns, rows, "with 95% intervals", frozenset(best))
 
 
@@ -48,7 +49,7 @@ def difference_table(part: Part) -> Table:
     rows, best = [], set()
     for k, difference in enumerate(part.differences):
         mean = difference.mean
-        rows.append([f"{difference.first} \N{MINUS SIGN} {difference.second}", _interval(mean, signed)])
+        rows.append([f"{difference.first} \N{MINUS SIGN} {difference.second}", _interval(mean, _signed)])
         if mean.low > 0 or mean.high < 0:
             best.add((k, 0))
     return Table(["pair", "difference"], rows, "in bold: zero is outside the 95% interval", frozenset(best))
@@ -56,7 +57,7 @@ def difference_table(part: Part) -> Table:
 
 def target_table(part: Part) -> Table:
     """Mean score of each target and method (Figures 40 to 42)."""
-    rows = [[name, *map(number, row)] for name, row in zip(part.targets, part.by_target.tolist(), strict=True)]
+    rows = [[name, *map(_two, row)] for name, row in zip(part.targets, part.by_target.tolist(), strict=True)]
     return Table(["target", *(score.method for score in part.scores)], rows, "means")
 
 
@@ -66,7 +67,7 @@ def says(part: Part) -> str:
     text = f"{part.participants} {_plural('participant', part.participants)}, {part.answered} of {part.shown} pictures "
     text += f"answered, {missing} left out."
     if part.name != "name":
-        agree = number(part.agreement) if math.isfinite(part.agreement) else "not defined"
+        agree = _two(part.agreement) if math.isfinite(part.agreement) else "not defined"
         text += f" Agreement of raters (Krippendorff's alpha, interval): {agree}."
     return text
 
@@ -112,6 +113,14 @@ def write_results(
 
 def _plural(word: str, count: int) -> str:
     return word if count == 1 else f"{word}s"
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "n/a"
+
+
+def _signed(value: float) -> str:
+    return ("+" if value > 0 else "") + _two(value)
 
 
 def _interval(found: Estimate, text: Callable[[float], str]) -> str:
@@ -161,11 +170,11 @@ def _scores(scores: Sequence[Score]) -> Figure:
     ]
     names = ticks([score.method for score in scores], autorange="reversed", showgrid=False)
     layout = {"barmode": "stack", "bargap": 0.35, "yaxis": names, "xaxis": {"tickformat": ".0%", "range": [0, 1]}}
-    return {"data": bars, "layout": {**layout, "legend": {"traceorder": "normal", "orientation": "h", "y": 1.02}}}
+    return {"data": bars, "layout": layout}
 
 
 def _violins(scores: Sequence[Score]) -> Figure:
-    """The similarities of each method's answers, with 5 %, 50 % and 95 % quantiles (Figure 7c)."""
+    """The similarities of each method's answers, with 5%, 50% and 95% quantiles (Figure 7c)."""
     data = []
     for k, score in enumerate(scores):
         data.append(

@@ -21,9 +21,17 @@ from typer.testing import CliRunner
 
 from optogram.cli import app
 from optogram.errors import ArtifactError, DataError, ParamError
+from optogram.models.folder import build_clip, save_clip
 from optogram.store.write import Provenance, write_dataset
 from optogram.study import make_study, write_study
-from optogram.study_analysis import analyse, bootstrap_means, krippendorff_alpha, normalised, spelt_alike
+from optogram.study_analysis import (
+    analyse,
+    bootstrap_means,
+    clip_encoder,
+    krippendorff_alpha,
+    normalised,
+    spelt_alike,
+)
 from optogram.study_answers import read_answers
 from optogram.study_results import write_results
 
@@ -310,28 +318,37 @@ def alike(draw, method):
     return draw.normal(3, 1)
 
 
-def test_a_planted_preference_is_found(study, tmp_path):
+def test_a_planted_preference_is_found(tmp_path):
+    """People prefer one method: its differences leave out zero; those of the others hold it, but for one in twenty."""
+    study = study_of(participants=40, questions=6)
+
     def say(draw, method, target):
-        return f"A {target.upper()}!" if draw.random() < (0.9 if method == "vital" else 0.3) else "blob"
+        return f"A {target.upper()}!" if draw.random() < (0.9 if method == "vital" else 0.2) else "blob"
 
     def rate(draw, method):
         return draw.normal(4.2 if method == "vital" else 2.4, 0.7)
 
-    parts = {part.name: part for part in analyse(read(simulate(study, tmp_path, 12, rate=rate, say=say)))}
+    parts = {part.name: part for part in analyse(read(simulate(study, tmp_path, 40, rate=rate, say=say)))}
     assert list(parts) == ["name", "word", "references"]
     for part in parts.values():
         assert part.answered == part.shown
-        assert part.participants == 12
+        assert part.participants == 40
         best = max(part.scores, key=lambda score: score.mean.value)
         assert best.method == "vital"
         assert best.mean.low <= best.mean.value <= best.mean.high
-        for difference in part.differences:
-            apart = difference.mean.low > 0 or difference.mean.high < 0
-            assert apart == (difference.first == "vital"), (part.name, difference)
+        apart = {(d.first, d.second): d.mean.low > 0 or d.mean.high < 0 for d in part.differences}
+        assert all(found for pair, found in apart.items() if pair[0] == "vital"), part.name
+        assert sum(found for pair, found in apart.items() if pair[0] != "vital") <= 1, part.name
+        assert all(d.mean.value > 0 for d in part.differences if d.first == "vital")
     assert parts["word"].agreement > 0.3
     exact = {score.method: score.high.value for score in parts["name"].scores}
-    assert exact["vital"] > 0.7
-    assert exact["maco"] < 0.6
+    assert exact["vital"] > 0.8 > 0.4 > exact["maco"]
+
+
+def test_no_preference_is_none(study, tmp_path):
+    for part in analyse(read(simulate(study, tmp_path, 12, rate=alike))):
+        assert all(d.mean.low <= 0 <= d.mean.high for d in part.differences)
+        assert not part.agreement > 0.2
 
 
 def test_intervals_cover_no_difference_as_often_as_they_should(tmp_path):
@@ -445,6 +462,8 @@ def test_agreement_of_the_published_example():
         ("circles", "circle", False),
         ("", "circle", False),
         ("?!", "circle", False),
+        ("+", "+", True),
+        ("?", "+", False),
     ],
 )
 def test_the_same_word(answer, truth, same):
@@ -473,6 +492,18 @@ def test_an_encoder_scores_by_its_cosine_and_quantiles_are_of_the_answers(study,
     assert {score.method: len(score.values) for score in name.scores} == Counter(
         study.key["images"][i]["method"] for shown in study.key["shown"] for i in shown["name"]
     )
+
+
+def test_a_clip_folder_as_encoder_reads_answers_of_any_length(tmp_path):
+    text = {"context_length": 8, "heads": 2, "layers": 1, "vocab_size": 564, "width": 16}
+    vision = {"head_width": 8, "image_size": 16, "layers": 1, "patch_size": 8, "width": 16}
+    save_clip(build_clip({"embed_dim": 16, "text_cfg": text, "vision_cfg": vision}, seed=0), tmp_path / "clip")
+    encode = clip_encoder(tmp_path / "clip")
+    found = encode(["ring", "a ring of very many words indeed", "x" * 100, "?!"])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    cut, fits, other = encode(["ring ring ring ring ring", "ring ring ring", "ring"])
+    np.testing.assert_array_equal(cut, fits)
+    assert not np.allclose(cut, other)
 
 
 # Answers that cannot be read
