@@ -170,7 +170,9 @@ def _scores(scores: Sequence[Score]) -> Figure:
     ]
     names = ticks([score.method for score in scores], autorange="reversed", showgrid=False)
     layout = {"barmode": "stack", "bargap": 0.35, "yaxis": names, "xaxis": {"tickformat": ".0%", "range": [0, 1]}}
-    return {"data": bars, "layout": layout}
+    # plotly would turn the order of stacked bars round
+    legend = {"traceorder": "normal", "orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
+    return {"data": bars, "layout": {**layout, "legend": legend}}
 
 
 def _violins(scores: Sequence[Score]) -> Figure:
