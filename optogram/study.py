@@ -58,7 +58,7 @@ def make_study(
 
     targets: artifact targets/<model>; drawings: vital/<model> and baselines/<model>. At most `questions` targets a part
     are drawn by lot from `seed`, and for each one of the drawing seeds, the same for all methods. What diverged is
-    shown as it is; what is "not defined" is not. Classes to be named are others than those rated against their word, as
+    shown as it is; what is not defined or not drawn is not. Classes to be named are others than those rated against their word, as
     far as there are enough. A class to be named is shown to every participant by one method, in a cyclic Latin square:
     methods are balanced over participants at every target, and over targets for every participant. `studied` is the
     model's name, for the key. The same arguments give the same study, byte for byte.
@@ -230,7 +230,7 @@ class _Drawings:
             seed = int(self._seeds[lot.integers(len(self._seeds))])
             status = {m: str(self._status[m].sel(target=target, seed=seed).item()) for m in self.methods}
             # what diverged is shown: leaving it out would flatter the method
-            if defined := {m: says for m, says in status.items() if not says.startswith("not defined")}:
+            if defined := {m: says for m, says in status.items() if not says.startswith("not ")}:
                 found[target] = _Drawn(seed, defined)
         return found
 
