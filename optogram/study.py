@@ -58,10 +58,10 @@ def make_study(
 
     targets: artifact targets/<model>; drawings: vital/<model> and baselines/<model>. At most `questions` targets a part
     are drawn by lot from `seed`, and for each one of the drawing seeds, the same for all methods. What diverged is
-    shown as it is; what is not defined or not drawn is not. Classes to be named are others than those rated against their word, as
-    far as there are enough. A class to be named is shown to every participant by one method, in a cyclic Latin square:
-    methods are balanced over participants at every target, and over targets for every participant. `studied` is the
-    model's name, for the key. The same arguments give the same study, byte for byte.
+    shown as it is; what is not defined or not drawn is not. Classes to be named are others than those rated against
+    their word, as far as there are enough. A class to be named is shown to every participant by one method, in a cyclic
+    Latin square: methods are balanced over participants at every target, and over targets for every participant.
+    `studied` is the model's name, for the key. The same arguments give the same study, byte for byte.
 
     Raises ParamError for numbers below 1 or an unknown method, DataError if artifacts do not belong together or there
     is nothing to show.
