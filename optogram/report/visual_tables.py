@@ -44,6 +44,7 @@ MEASURES = (
 )
 SETS = MEASURES[:2] + MEASURES[3:5]
 SKIPPED = "skipped_"
+FEW = {"few_own": "", "few_second": " (second model)"}
 
 
 def measured(scores: xr.Dataset, measures: Sequence[Measure]) -> list[tuple[Measure, np.ndarray]]:
@@ -96,6 +97,9 @@ def notes(scores: xr.Dataset) -> list[str]:
     """What the table's numbers are, and why some are not there."""
     attrs = scores.attrs
     told = ["FID is the Fréchet distance to real images in penultimate features; real images: one half to the other."]
+    few = [f"{number(attrs[name])}{of}" for name, of in FEW.items() if attrs.get(name, -1) >= 0]
+    if few:
+        told.append(f"As many real images as a method has pictures are {' and '.join(few)} away.")
     if attrs.get("second"):
         told.append(f"The second model is {attrs['second']}.")
     if attrs.get("clip"):

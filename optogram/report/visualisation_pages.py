@@ -59,16 +59,12 @@ class Bench:
                 yield template, f"{folder}/{model.slug}.html", common | around | content
 
     def _panel(self, model: Model, found: Visualisations | None) -> Panel:
-        panel = Panel(made=_made(model), extra={"classifier": model, "cues": []})
-        scores = model.part("visual_scores")
+        panel = Panel(made=_made(model), extra={"classifier": model})
         if found is None:
             missing = (model.missing(kind) for kind in ("targets", *METHODS))
             panel.skipped = next(why for why in missing if why)
             return panel
-        panel.extra["notes"] = _missing(model, found)
-        if scores is not None:
-            panel.tables.append(score_table(scores))
-            panel.extra |= {"told": notes(scores), "cues": cues(scores), "chance": cue_chance(scores)}
+        panel.extra |= _scored(model)
         classes = found.of("class")
         few = classes[:CLASSES]
         panel.extra["strip"] = {
@@ -88,15 +84,10 @@ class Bench:
             places = found.of(kind)
             if places:
                 groups.append((kind, title, found.rows(places, curves=True)))
-        scores = model.part("visual_scores")
         return {
+            **_scored(model),
             "groups": groups,
             "colours": {method: mark(method)[0] for method in found.methods},
-            "table": None if scores is None else score_table(scores),
-            "told": [] if scores is None else notes(scores),
-            "cues": [] if scores is None else cues(scores),
-            "chance": "" if scores is None else cue_chance(scores),
-            "notes": _missing(model, found),
             "convergence": _convergence(model, found),
             "map": _map(model),
             "sets": set_rows(self._context, model, CLASSES),
@@ -109,7 +100,19 @@ def _made(model: Model) -> list[Any]:
     return [made(artifact_name(kind, model.name), model.parts[kind]) for kind in KINDS if kind in model.parts]
 
 
-def _missing(model: Model, found: Visualisations) -> list[str]:
+def _scored(model: Model) -> dict[str, Any]:
+    """The table, what its numbers are, the cues, and what is missing."""
+    scores = model.part("visual_scores")
+    return {
+        "table": None if scores is None else score_table(scores),
+        "told": [] if scores is None else notes(scores),
+        "cues": [] if scores is None else cues(scores),
+        "chance": "" if scores is None else cue_chance(scores),
+        "notes": _missing(model),
+    }
+
+
+def _missing(model: Model) -> list[str]:
     """What is not there beside the pictures, and why."""
     names = {
         "vital": "No pictures by VITAL",

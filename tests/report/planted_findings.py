@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from optogram.data.scenes import ATTRIBUTES, Scenes
+from optogram.data.scenes import ATTRIBUTES, SPLITS, Scenes
 from optogram.store.read import read
 from optogram.store.write import Provenance, write_dataset
 
@@ -17,7 +17,10 @@ POOLS = ["descriptions", "words", "class", "random"]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & 'quotes\" %{x} <b>"
 
 
-def write_run(folder, models=("demo",), counts=(("train", 40), ("reference", 40), ("eval", 160), ("biased", 60))):
+COUNTS = tuple((split, {"eval": 160, "biased": 60}.get(split, 40)) for split in SPLITS)
+
+
+def write_run(folder, models=("demo",), counts=COUNTS):
     """Write and read a run on scenes."""
 
     def keep(name, dataset):
