@@ -14,7 +14,7 @@ MARKS = {
     "fourier": ("--a1", "circle", "dash"),
     "maco": ("--a2", "triangle-up", "dashdot"),
     "deepinversion": ("--a3", "star", "dot"),
-    "pii": ("--a6", "diamond", "longdash"),
+    "pii": ("--a6", "diamond", "solid"),
 }
 """Colour of each method's curves, its symbol on the map (as in Figure 6), and its dash."""
 OTHER = ("--s1", "cross", "solid")

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from html import unescape
 
 import numpy as np
@@ -21,7 +23,7 @@ from planted_visualisations import (
     flat,
     visualised,
 )
-from test_report import Page, contents
+from test_report import CHROMIUM, Page, contents
 
 from optogram.report.build import build_report
 from optogram.report.findings import collect
@@ -459,3 +461,41 @@ def test_a_grid_of_many_rows_takes_several_sheets(tmp_path):
     (rule,) = grid.write(tmp_path)
     assert rule.startswith(".grid-many-0{background-image:url(grid-many-0.png);--w:5")
     assert np.asarray(Image.open(tmp_path / "grid-many-0.png"))[2 * 80 + 1, 4 * 80 + 1].tolist() == [200] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_slider_seeds_and_small_curves_work_in_a_browser(report, tmp_path):
+    """From a file, without a server: the veil's opacity, the seed's notes, and the plot's target."""
+    shutil.copytree(report, tmp_path / "report")
+    page = tmp_path / "report/visualisations/resnet.html"
+    acts = """<script>window.errors = [];
+    addEventListener("error", (e) => errors.push(e.message));
+    addEventListener("load", () => {
+      const slider = document.getElementById("transparency"), seed = document.querySelectorAll("input[name=seed]")[2];
+      slider.value = 0.5; slider.dispatchEvent(new Event("input"));
+      seed.checked = true; seed.dispatchEvent(new Event("change"));
+      document.querySelector("[data-choose='1']").click();
+      document.title = JSON.stringify([errors, document.querySelector("#veil feColorMatrix").getAttribute("values"),
+        getComputedStyle(document.querySelector(".veil")).display,
+        getComputedStyle(document.querySelector(".shot .thumb")).backgroundPositionX,
+        [...document.querySelectorAll("figcaption[data-seed]:not([hidden])")].map((one) => one.dataset.seed),
+        document.querySelector("#convergence select").value]);
+    });</script>"""
+    page.write_text(page.read_text().replace("</head>", acts + "</head>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    options += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'user'}"]
+    options += ["--window-size=1400,1000", "--virtual-time-budget=8000", "--dump-dom"]
+    try:
+        asked = [CHROMIUM, *options, page.as_uri()]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=300)
+    except subprocess.TimeoutExpired:
+        pytest.skip("Chromium took too long")
+    found = json.loads(unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
+    errors, matrix, veil, left, seeds, chosen = found
+    assert errors == []
+    assert matrix.endswith("-3 0 0 0 1.5")
+    assert veil == "block"
+    assert left == "-256px", "the third picture of 128 pixels"
+    assert set(seeds) == {"2"}
+    assert chosen == "1"
