@@ -264,15 +264,20 @@ class Targets(Section):
     """What is visualised of a classifier: classes, channels, concepts, splits; and the references of each."""
 
     layer: str | None = Field(default=None, description="of channels and concepts; null = the last block")
+    inner: list[str] | None = Field(
+        default=["resnet"],
+        description="classifiers whose channels, concepts and splits are visualised beside the classes; null = all",
+    )
     references: int = Field(default=50, ge=2, description="reference images a target")
     images: PositiveInt = Field(default=600, description="images of reference that are cut into patches")
     patch: float = Field(default=0.5, gt=0, le=1, description="side of a patch, as a share of the image's")
     stride: float = Field(default=0.25, gt=0, le=1, description="between patches, likewise")
     circuits: PositiveInt = Field(default=3, description="channels a class: those most relevant to it")
+    circuit_classes: PositiveInt | None = Field(default=2, description="the first so many classes have circuits")
     concepts: PositiveInt = Field(default=3, description="concepts a class")
-    concept_classes: NonNegativeInt = Field(default=2, description="the first so many classes have concepts")
+    concept_classes: NonNegativeInt = Field(default=1, description="the first so many classes have concepts")
     splits: int = Field(default=2, ge=2, description="splits of a polysemantic channel")
-    split_neurons: NonNegativeInt = Field(default=2, description="channels that are split")
+    split_neurons: NonNegativeInt = Field(default=1, description="channels that are split")
     split_patches: PositiveInt = Field(default=1000, description="top patches of a channel that k-means splits")
     shown: PositiveInt = Field(default=8, description="references shown in the report")
     batch: PositiveInt = Field(default=128, description="images a forward pass")

@@ -51,6 +51,9 @@ def baseline_album(
     size = targets.sizes["y"], targets.sizes["x"]
     for method in methods:
         for layer, rows in _by_layer(targets).items():
+            if method == "deepinversion" and layer:
+                album.refuse(method, rows, "it draws classes only")
+                continue
             try:
                 # DeepInversion's images depend on one another: all of them, so that no class is without the others
                 for places in album.places(rows, len(rows) * seeds if method == "deepinversion" else batch):
