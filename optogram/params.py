@@ -291,8 +291,8 @@ class Vital(Section):
     inner_weights: dict[str, float] = Field(default={}, description="likewise for channels, concepts and splits")
     relevance: Literal["lrp", "guided_backprop", "gradient_x_input"] = "lrp"
     class_relevance: bool = Field(default=False, description="weigh by relevance for classes too (section B.2)")
-    seeds: PositiveInt = Field(default=3, description="pictures a target, by every method")
-    steps: PositiveInt = Field(default=200, description="steps of the optimisation, by every method")
+    seeds: PositiveInt = Field(default=2, description="pictures a target, by every method")
+    steps: PositiveInt = Field(default=100, description="steps of the optimisation, by every method")
     learning_rate: float = Field(default=0.1, gt=0)
     decay: bool = Field(default=True, description="lower the learning rate along half a cosine")
     jitter: float = Field(default=0.125, ge=0, le=0.5, description="largest shift, as a share of the side")
@@ -300,6 +300,12 @@ class Vital(Section):
     l2: float = Field(default=3e-6, ge=0, description="weight of the l2 norm (eq. 3)")
     batch: PositiveInt = Field(default=64, description="images drawn at once")
     shard: PositiveInt = Field(default=64, description="targets a shard; a killed run resumes at the first missing one")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `optogram.methods.vital.vital` takes of it, beside the steps and relevance."""
+        chosen = self.model_dump(include={"learning_rate", "decay", "tv", "l2"})
+        return {**chosen, "weights": self.weights, "jitter_share": self.jitter}
 
 
 class Baselines(Section):
@@ -309,7 +315,7 @@ class Baselines(Section):
         default=["fourier", "maco", "deepinversion", "pii"], min_length=1
     )
     views: dict[Literal["fourier", "maco", "pii"], PositiveInt] = Field(
-        default={"fourier": 4, "maco": 4, "pii": 4}, description="crops, or augmented copies, of each picture a step"
+        default={"fourier": 2, "maco": 2, "pii": 2}, description="crops, or augmented copies, of each picture a step"
     )
     learning_rates: dict[Literal["fourier", "maco", "deepinversion", "pii"], float] = Field(
         default={}, description="method -> learning rate, else that of the paper or of the published code"
@@ -328,10 +334,9 @@ class ReferenceSets(Section):
     """VITAL's classes by size and purity of the reference set (Tables 5, 6)."""
 
     models: list[str] = Field(default=["resnet"], description="classifiers, each one of classifiers")
-    sizes: list[int] = Field(default=[5, 10, 20, 50, 100], description="references a class")
-    strangers: list[int] = Field(
-        default=[5, 10, 20], description="references from other classes, of `targets.references`"
-    )
+    sizes: list[PositiveInt] = Field(default=[5, 10, 20, 50, 100], description="references a class")
+    strangers: list[PositiveInt] = Field(default=[5, 10, 20], description="references added from other classes")
+    steps: PositiveInt | None = Field(default=None, description="of the optimisation; null = as vital")
 
 
 class Dask(Section):
@@ -400,6 +405,16 @@ class Params(Section):
                 f"photos.path = {self.photos.path!r}, expected a folder or zip of class folders: "
                 "`make demo PROFILE=photos IMAGES=photos.zip`. A hub dataset: save it with `save_to_disk` first"
             )
+        for where, names in (
+            ("targets.inner", self.targets.inner or []),
+            ("reference_sets.models", self.reference_sets.models),
+            ("visual_scores.second", [self.visual_scores.second] if self.visual_scores.second else []),
+        ):
+            for name in names:
+                if name not in self.classifiers:
+                    raise ValueError(f"{where} names {name!r}, but classifiers has {self.classifiers}")
+        if self.classifiers and self.visual_scores.clip not in self.clips:
+            raise ValueError(f"visual_scores.clip = {self.visual_scores.clip!r}, but clips has {self.clips}")
         # zeroshot is the classifier's name; DVC's run cache is blind to nested keys called size and nfiles
         if bad := sorted(name for name in self.texts.files if name in ("zeroshot", "size", "nfiles") or "/" in name):
             raise ValueError(f"texts.files: {bad[0]!r} cannot name a pool; choose another plain word")

@@ -76,12 +76,12 @@ class Doorway:
             self._inputs[name] = file_digest(path) if path.is_file() else folder_digest(path)
         return path
 
-    def folder(self, name: str) -> Path:
+    def folder(self, name: str, *below: str) -> Path:
         """An input folder of files (a model), its digest noted."""
-        path = self.path(name)
+        path = self.path(name).joinpath(*below)
         if not path.is_dir():
             raise ArtifactError(f"No folder at {path}. `dvc repro` makes it, or `dvc pull` fetches it.")
-        self._inputs[name] = folder_digest(path)
+        self._inputs["/".join([name, *below])] = folder_digest(path)
         return path
 
     def provenance(self, title: str) -> Provenance:

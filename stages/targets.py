@@ -7,13 +7,17 @@ from optogram.methods.targets import find_targets
 from optogram.models.classifier_folder import load_classifier_folder
 from stages.doorway import Doorway, run
 
+ONLY_CLASSES = {"circuit_classes": 0, "concept_classes": 0, "split_neurons": 0}
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write targets/<model>."""
-    door = Doorway("targets", argv, paths=("model", "images", "out"), sections=("seed", "targets", "vital.relevance"))
+    sections = ("seed", "targets", "vital.relevance")
+    door = Doorway("targets", argv, paths=("models", "images", "out"), sections=sections, options=("model",))
     options, images = door.params.targets, door.open("images")
     side = min(images.sizes["y"], images.sizes["x"])
-    classifier = load_classifier_folder(door.folder("model"), device=door.params.device)
+    inner = options.inner is None or door.args.model in options.inner
+    classifier = load_classifier_folder(door.folder("models", door.args.model), device=door.params.device)
     found = find_targets(
         classifier,
         images,
@@ -22,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stride=max(1, round(options.stride * side)),
         images_limit=options.images,
         seed=door.params.seed,
-        **options.model_dump(exclude={"patch", "stride", "images"}),
+        **options.model_dump(exclude={"inner", "patch", "stride", "images"}) | ({} if inner else ONLY_CLASSES),
     )
     door.write(found, "Targets of feature visualisation")
 

@@ -6,17 +6,16 @@ from optogram.methods.album import Album, drawing_vital, with_losses
 from optogram.store.cluster import Once
 from stages.doorway import Doorway, run
 
-OPTIONS = ("weights", "inner_weights", "relevance", "class_relevance", "seeds", "steps", "learning_rate", "decay")
-SECTIONS = ("seed", *(f"vital.{name}" for name in (*OPTIONS, "jitter", "tv", "l2", "batch", "shard")))
+COUNTS = ("seeds", "steps", "batch")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write vital/<model>."""
-    door = Doorway("vital", argv, paths=("model", "targets", "prototypes", "out", "metrics"), sections=SECTIONS)
+    door = Doorway("vital", argv, paths=("model", "targets", "prototypes", "out"), sections=("seed", "vital"))
     options, targets, prototypes = door.params.vital, door.open("targets"), door.open("prototypes")
     inputs = (door.folder("model").absolute(), *(door.path(name).absolute() for name in ("targets", "prototypes")))
-    settings = options.model_dump(include={*OPTIONS, "tv", "l2", "batch"})
-    settings |= {"jitter_share": options.jitter, "rule": settings.pop("relevance")}
+    settings = options.options | options.model_dump(include={"inner_weights", "class_relevance", *COUNTS})
+    settings["rule"] = options.relevance
     compute = Once(drawing_vital, *inputs, door.params.seed, settings, door.params.device)
     rows = {"total": targets.sizes["target"], "shard": options.shard}
     album = Album(targets.isel(target=[0]), ["vital"], options.seeds, options.steps)

@@ -37,6 +37,7 @@ def find_targets(
     references: int = 50,
     images_limit: int | None = None,
     circuits: int = 3,
+    circuit_classes: int | None = None,
     concepts: int = 3,
     concept_classes: int | Sequence[str] = 0,
     concept_rank: int = 10,
@@ -58,6 +59,7 @@ def find_targets(
     circuits: neurons a class, those with the largest relevance for its logit: summed over space, its positive part
         averaged over the references. A neuron of several classes is one target. Channels that fewer than two images
         activate (a patch with a pooled activation above 0) are passed over.
+    circuit_classes: the first so many classes have circuits; None: all.
     concepts: most concepts of each of `concept_classes` (names, or the first so many), the most important of
         `concept_rank`, by `class_concepts`. Its patches are those of the class; references have the largest
         coefficients.
@@ -75,7 +77,7 @@ def find_targets(
     """
     _check(references=(references, 2), circuits=(circuits, 0), shown=(shown, 1), batch=(batch, 1), seed=(seed, 0))
     _check(concepts=(concepts, 1), split_neurons=(split_neurons, 0), images_limit=(images_limit, 1))
-    attribute, labels = _labels(classifier, images)
+    attribute, labels = class_labels(classifier, images)
     with_concepts = _concept_classes(classifier, concept_classes)
     pixels, size = images["pixels"], input_size(classifier, images["pixels"])
     whole = [
@@ -85,7 +87,10 @@ def find_targets(
     if layer is None:
         layer = reached_layer(classifier, cut(pixels, whole[0][:_PROBED], size), 0, relevance)
 
-    limited = np.sort(np.random.default_rng((seed, 0, 2)).permutation(len(labels))[:images_limit])
+    inner = (circuits and circuit_classes != 0) or with_concepts or split_neurons
+    # classes alone need no patches: those of one image tell the number of channels
+    drawn = np.random.default_rng((seed, 0, 2)).permutation(len(labels))[: images_limit if inner else 1]
+    limited = np.sort(drawn)
     boxes = patch_boxes(limited, (pixels.shape[1], pixels.shape[2]), patch=patch, stride=stride)
     patches = _Patches(layer, boxes, _features(classifier, pixels, boxes, layer, batch), references, seed)
     toward = [
@@ -98,6 +103,8 @@ def find_targets(
             f"no positive relevance of any logit arrives at layer {layer!r}.\n  Name an earlier one, or leave it out."
         )
     found = circuit_channels(positive, circuits, alive=patches.alive())
+    if circuit_classes is not None:
+        found.channel[circuit_classes:], found.share[circuit_classes:] = -1, 0
     neurons = [channel for channel in dict.fromkeys(found.channel.ravel().tolist()) if channel >= 0]
 
     none = np.zeros(positive.shape[1], np.float32)
@@ -215,8 +222,11 @@ def _check(**bounds: tuple[int | None, int]) -> None:
             raise ParamError(f"{name} = {value}, expected {least} or more.")
 
 
-def _labels(classifier: Classifier, images: xr.Dataset) -> tuple[str, Int64[np.ndarray, " image"]]:
-    """The attribute that the classes are values of, and each image's class; -1 for none of them."""
+def class_labels(classifier: Classifier, images: xr.Dataset) -> tuple[str, Int64[np.ndarray, " image"]]:
+    """The attribute that the classes are values of, and each image's class; -1 for none of them.
+
+    Raises ModelError if the classes have no names, DataError if the images are not labelled by their attribute.
+    """
     if not classifier.classes:
         raise ModelError(
             f"the classes of {type(classifier.model).__name__} have no names, so no image can be told to be of one.\n"

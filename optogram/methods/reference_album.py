@@ -1,0 +1,75 @@
+"""Methods: VITAL's classes from reference sets of other sizes, with strangers among them, of another split (C.4)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Int64, UInt8
+
+from optogram.methods.drawing import image_seed
+from optogram.methods.patches import as_input, cut, input_size, patch_boxes
+from optogram.methods.prototypes import matched_layers
+from optogram.methods.reference_sets import class_references, corrupted_references
+from optogram.methods.sort_matching import reference_prototype
+from optogram.methods.targets import class_labels
+from optogram.methods.vital import vital
+from optogram.models.classifiers import Classifier
+
+
+def reference_album(
+    classifier: Classifier,
+    images: xr.Dataset,
+    others: xr.Dataset,
+    *,
+    sizes: Sequence[int],
+    strangers: Sequence[int],
+    references: int,
+    seed: int,
+    steps: int,
+    layers: Sequence[str] = (),
+    **options: Any,
+) -> dict[str, UInt8[np.ndarray, "class seed y x rgb"]]:
+    """One picture a class for each condition: "5" (so many references), "strangers 5" (so many beside `references`),
+    "other split" (`references` of `others`).
+
+    images, others: images/<split> artifacts with the classifier's classes. Sizes that a class has too few images for
+    are left out. Sets are nested: the 5 are among the 10. layers: as `matched_layers`. options: of `vital`.
+
+    Raises DataError as `class_references`, and as `vital`.
+    """
+    size, count = input_size(classifier, images.pixels), len(classifier.classes)
+    names = matched_layers(classifier, layers, size)
+    labels, elsewhere = class_labels(classifier, images)[1], class_labels(classifier, others)[1]
+    most = min(int((labels == k).sum()) for k in range(count))
+    enough = min(references, most)
+    sets: dict[str, list[Int64[np.ndarray, " reference"]]] = {
+        str(number): [class_references(labels, k, number, seed=seed) for k in range(count)]
+        for number in sizes
+        if number <= most
+    }
+    sets |= {
+        f"strangers {number}": [corrupted_references(labels, k, enough, number, seed=seed) for k in range(count)]
+        for number in strangers
+    }
+    fewest = min(enough, *(int((elsewhere == k).sum()) for k in range(count)))
+    beside = [class_references(elsewhere, k, fewest, seed=seed) for k in range(count)]
+    conditions = [(name, images, rows) for name, rows in sets.items()] + [("other split", others, beside)]
+    device = next(iter(classifier.model.parameters())).device
+    seeds = [image_seed(seed, name, 0) for name in classifier.classes]
+    found = {}
+    for condition, source, rows in conditions:
+        each = [_prototype(classifier, source, one, names, size) for one in rows]
+        wanted = {name: torch.stack([one[name] for one in each]).to(device) for name in names}
+        drawn, _ = vital(classifier, wanted, seeds=seeds, size=size, steps=steps, **options)
+        found[condition] = (drawn.rgb * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()[:, None]
+    return found
+
+
+def _prototype(
+    classifier: Classifier, images: xr.Dataset, rows: np.ndarray, layers: Sequence[str], size: tuple[int, int]
+) -> Mapping[str, torch.Tensor]:
+    shape = images.sizes["y"], images.sizes["x"]
+    boxes = patch_boxes(rows, shape, patch=min(shape), stride=max(shape))
+    return reference_prototype(classifier.model, as_input(classifier, cut(images.pixels, boxes, size)), layers)

@@ -1,0 +1,28 @@
+"""For stages that score pictures of a classifier: what judges them, a second classifier and a CLIP, by params."""
+
+from optogram.methods.judges import Judges
+from optogram.models.classifier_folder import load_classifier_folder
+from optogram.models.folder import load_clip
+from stages.doorway import Doorway
+
+SECTIONS = ("classifiers", "train_classifier.models", "visual_scores")
+
+
+def judges_of(door: Doorway) -> Judges:
+    """The classifier `--model`, the second one (by default the next of `classifiers`), the CLIP of `visual_scores`."""
+    options, device, model = door.params.visual_scores, door.params.device, door.args.model
+    others = [name for name in door.params.classifiers if name != model]
+    second = options.second if options.second not in (None, model) else next(iter(others), None)
+    return Judges(
+        load_classifier_folder(door.folder("models", model), device),
+        load_classifier_folder(door.folder("models", second), device) if second else None,
+        load_clip(door.folder("models", options.clip), device),
+        door.open("embeddings", "zeroshot").load(),
+    )
+
+
+def training_split(door: Doorway) -> str:
+    """The split that the classifier was trained on; of a loaded one we know none better than `train`, or reference."""
+    trained = door.params.train_classifier.models.get(door.args.model)
+    splits = [*door.params.scenes.splits, *door.params.photos.splits]
+    return trained.split if trained else "train" if "train" in splits else "reference"

@@ -1,0 +1,35 @@
+"""Stage visual_scores: how good the pictures of a classifier's targets are (section 4.2, Tables 1 to 3, Figure 6)."""
+
+from collections.abc import Sequence
+
+import xarray as xr
+
+from optogram.methods.prototypes import references
+from optogram.methods.visual_scores import score_table, visual_scores
+from stages.doorway import Doorway, run
+from stages.judging import SECTIONS, judges_of, training_split
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write visual_scores/<model>."""
+    paths = ("models", "targets", "vital", "baselines", "embeddings", "images", "out", "metrics")
+    door = Doorway("visual_scores", argv, paths=paths, sections=("seed", *SECTIONS), options=("model",))
+    targets, patched = door.open("targets").load(), door.open("images", "reference")
+    pictures = [door.open(name)[["pixels", "status"]].load() for name in ("vital", "baselines")]
+    names, size = targets.target.values.tolist(), (targets.sizes["y"], targets.sizes["x"])
+    found = visual_scores(
+        targets,
+        xr.concat(pictures, "method"),
+        judges_of(door),
+        door.open("images", "eval"),
+        door.open("images", training_split(door)),
+        controls=lambda name: references(targets, patched, names.index(name), size),
+        images=door.params.visual_scores.images,
+        seed=door.params.seed,
+    )
+    door.write(found, "Scores of the visualisations")
+    door.write_metrics({row.pop("method"): row for row in score_table(found)})
+
+
+if __name__ == "__main__":
+    run(main)
