@@ -57,8 +57,12 @@ def test_rows_do_not_depend_on_how_the_range_is_cut(cuts, split):
 
 
 def test_seeds_and_splits_differ():
-    drawn = [Scenes(split, 64, seed).read(0, 64)["pixels"].values for split in ("train", "eval") for seed in (0, 1)]
-    assert len({pixels.tobytes() for pixels in drawn}) == 4
+    drawn = [
+        Scenes(split, 64, seed).read(0, 64)["pixels"].values
+        for split in ("train", "train_biased", "eval")
+        for seed in (0, 1)
+    ]
+    assert len({pixels.tobytes() for pixels in drawn}) == 6
 
 
 def test_mask_counts_the_objects_and_lies_where_the_label_says(scenes):
@@ -117,15 +121,16 @@ def test_held_out_combinations_never_occur_in_train_and_do_in_eval(scenes):
     forbidden = held_out_combinations()
     assert 0.08 < forbidden.mean() < 0.12
     assert all((~forbidden).any(axis).all() for axis in range(3))
-    for split, expected in (("train", 0.0), ("biased", 0.0), ("reference", 0.0)):
+    for split, expected in (("train", 0.0), ("train_biased", 0.0), ("biased", 0.0), ("reference", 0.0)):
         assert Scenes(split, 2048, 0).read(0, 2048)["held_out"].values.mean() == expected
     assert 0.06 < scenes["held_out"].values.mean() < 0.15
     assert not Scenes("eval", 512, 0, held_out=False).read(0, 512)["held_out"].values.any()
 
 
+@pytest.mark.parametrize("split", ["train", "train_biased"])
 @pytest.mark.parametrize("bias", [0.0, 0.5, 1.0])
-def test_bias_ties_each_shape_of_the_pair_to_its_background(bias):
-    label = Scenes("train", 12 * BLOCK, 2, bias=bias).read(0, 12 * BLOCK)["label"].values
+def test_bias_ties_each_shape_of_the_pair_to_its_background(bias, split):
+    label = Scenes(split, 12 * BLOCK, 2, bias=bias).read(0, 12 * BLOCK)["label"].values
     shape, ground = label[:, COLUMN["shape"]], label[:, COLUMN["background"]]
     for name, tied in TIED.items():
         of = shape == ATTRIBUTES["shape"].index(name)
@@ -168,6 +173,7 @@ def test_other_sizes_show_the_same_scene():
         (("train", 10, 0, 64, 1.5), r"bias = 1.5, expected 0 to 1"),
         (("train", 10, 0, 16), "size = 16"),
         (("train", 10, 0, 64, 0.5, True), "held_out"),
+        (("train_biased", 10, 0, 64, 1.0, True), "held_out = True for the split 'train_biased'"),
         (("biased", 10, 0, 64, 0.5), "equally frequent"),
     ],
 )

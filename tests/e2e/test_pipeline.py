@@ -17,6 +17,7 @@ SETTINGS = [
     "scenes.splits.reference.count=96",
     "scenes.splits.eval.count=96",
     "scenes.splits.biased.count=64",
+    "scenes.splits.train_biased.count=32",
     "train_clip.models.smoke.epochs=1",
     "train_clip.models.smoke.batch=16",
     "segmentation.images=16",
@@ -65,7 +66,7 @@ def repro(folder):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = checkout(tmp_path_factory.mktemp("one"))
-    assert len(repro(folder)) == 28
+    assert len(repro(folder)) == 35
     return folder
 
 

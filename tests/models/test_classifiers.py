@@ -16,7 +16,7 @@ from torchvision.models.vgg import VGG, make_layers
 
 from optogram.data.photos import Photos
 from optogram.errors import ModelError
-from optogram.models.classifiers import activations, blocks, in_order, load_classifier
+from optogram.models.classifiers import activations, blocks, catching_head, in_order, load_classifier, penultimate
 from optogram.models.folder import Preprocess
 
 SHARED = Path(os.environ.get("OPTOGRAM_SHARED_DATA", Path(__file__).parents[3] / "shared/data"))
@@ -270,6 +270,71 @@ def test_hooks_go_when_the_model_fails():
     with pytest.raises(RuntimeError):
         activations(model, torch.zeros(1, 3, 8, 8), ["0"])
     assert not any(module._forward_hooks for module in model.modules())
+
+
+# Features before the logits
+
+
+@pytest.mark.parametrize(
+    ("model", "head"),
+    [
+        (torchvision.models.resnet18(weights=None), "fc"),
+        (vit(), "heads.head"),
+        (timm_vit(num_classes=4), "head"),
+        (vgg(), "classifier.0"),
+        (convnext(), "classifier.2"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3072, 4), nn.ReLU(), nn.Linear(4, 2)), "3"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else type(each).__name__,
+)
+def test_the_logits_are_a_linear_map_of_the_penultimate_features(model, head):
+    model.eval()
+    images = torch.randn(2, 3, 32, 32, requires_grad=True)
+    features = penultimate(model, images)
+    linear = model.get_submodule(head)
+    assert features.shape == (2, linear.in_features)
+    assert torch.equal(linear(features), model(images))
+    assert torch.autograd.grad(features.square().sum(), images)[0].abs().sum() > 0
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+class Head(nn.Module):
+    """Ends as `end` says."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.linear, self.end = nn.Linear(3, 2), end
+
+    def forward(self, x):
+        return self.end(self.linear, x)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        Head(lambda linear, x: linear(x.mean((2, 3))).relu()),
+        Head(lambda linear, x: linear(x.permute(0, 2, 3, 1)).mean((1, 2))),
+        Head(lambda linear, x: linear(x.permute(0, 2, 3, 1))),
+        Head(lambda linear, x: {"logits": linear(x.mean((2, 3)))}),
+        Head(lambda linear, x: x.mean((2, 3)) + 0 * linear(x.mean((2, 3))).sum()),
+    ],
+    ids=["convolution", "activation", "mean", "map", "dict", "beside"],
+)
+def test_models_without_features_before_the_logits(model):
+    with pytest.raises(ModelError, match=rf"logits of {type(model).__name__} are not what an nn.Linear returns"):
+        penultimate(model.eval(), torch.zeros(1, 3, 8, 8))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_failed_pass_leaves_nothing_to_the_next():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2), nn.Linear(2, 4))
+    with catching_head(model) as head:
+        with pytest.raises(RuntimeError):
+            model(torch.zeros(1, 3, 2, 1))
+        logits = model(torch.ones(1, 3, 1, 1))
+    assert head.logits is logits
+    assert torch.equal(head.features, model[1](torch.ones(1, 3)))
 
 
 # The real one

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[2]
 SETTINGS = [
     "scenes.splits.train.count=96",
+    "scenes.splits.train_biased.count=32",
     "scenes.splits.reference.count=80",
     "scenes.splits.eval.count=80",
     "scenes.splits.biased.count=64",
@@ -17,6 +18,7 @@ SETTINGS = [
     "texts.random=40",
     "train_clip.models.smoke.epochs=1",
     "train_clip.models.smoke.batch=16",
+    "activations.shard=32",
     "contributions.shard=32",
     "segmentation.images=24",
     "second_order.shard=32",
@@ -27,9 +29,15 @@ DECOMPOSED = ("ablation", "textspan", "roles", "spurious", "segmentation", "join
 BY_MODEL = (*DECOMPOSED, "neuron_ablation", "concepts", "adversarial")
 # Each stage at one instance; stages that a scenes run does not have are tested on their own.
 INSTANCES = {
-    "scenes": [{"key": key} for key in ("train", "reference", "eval", "biased")],
+    "scenes": [{"key": key} for key in ("train", "train_biased", "reference", "eval", "biased")],
     "texts": [{"item": item} for item in ("descriptions", "words", "class", "random")],
     "train_clip": [{"key": "smoke"}],
+    "train_classifier": [{"key": key, "item.split": "train"} for key in ("smoke_resnet", "smoke_vit")],
+    "activations": [
+        {"item.model": model, "item.split": split}
+        for model in ("smoke_resnet", "smoke_vit")
+        for split in ("reference", "eval")
+    ],
     "embed_texts": [{"item": "smoke"}],
     "contributions": [{"item.model": "smoke", "item.split": split} for split in ("reference", "eval", "biased")],
     "second_order": [

@@ -1,17 +1,20 @@
 """The stages that a run on scenes does not have: photographs, a user's texts, a pretrained model."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from micro import run_stage
+import torchvision
+from micro import SETTINGS, run_stage
 from PIL import Image
 from safetensors.torch import save_file
 
 from optogram.errors import DataError, ModelError, ParamError
+from optogram.models.classifier_folder import load_classifier_folder
 from optogram.models.folder import load_clip
 from optogram.profiles import profile_text
 from optogram.store.digests import folder_digest
@@ -167,6 +170,42 @@ def test_load_clip_explains_unknown_names_and_no_network(here, spec, message):
         load(spec, "null")
 
 
+def load_as_classifier(spec, checkpoint, classes):
+    given = f"{{spec: '{spec}', checkpoint: {checkpoint}, classes: {classes}}}"
+    Path("params.yaml").write_text(
+        profile_text("smoke", [*SETTINGS, f"load_classifier.models={{given: {given}}}"], ROOT / "profiles")
+    )
+    run_stage("load_classifier", {"key": "given"})
+
+
+@pytest.fixture
+def resnet(workspace, monkeypatch, tmp_path):
+    """A checkpoint of six classes, in a workspace with images, as the current folder."""
+    shutil.copytree(workspace("texts"), tmp_path / "w")
+    monkeypatch.chdir(tmp_path / "w")
+    model = torchvision.models.shufflenet_v2_x0_5(weights=None, num_classes=6).eval()
+    save_file(model.state_dict(), "weights.safetensors")
+    return model
+
+
+def test_load_classifier_takes_a_local_checkpoint_and_the_images_classes(resnet):
+    load_as_classifier("torchvision:shufflenet_v2_x0_5", "weights.safetensors", "null")
+    found = load_classifier_folder(Path("artifacts/models/given"), "cpu")
+    assert (found.attribute, found.classes[:2], found.size) == ("shape", ("circle", "square"), (224, 224))
+    image = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(found.model(image), resnet(image))
+    run_stage("activations", {"item.model": "given", "item.split": "eval"}, model="artifacts/models/given")
+    assert read(Path("artifacts/activations/given/eval")).sizes["class"] == 6
+
+
+def test_load_classifier_names_other_classes_and_refuses_too_few(resnet):
+    with pytest.raises(ModelError, match=r"has 6 logits, but 2 classes are named \(a, b"):
+        load_as_classifier("torchvision:shufflenet_v2_x0_5", "weights.safetensors", "[a, b]")
+    assert not Path("artifacts/models/given").exists()
+    load_as_classifier("torchvision:shufflenet_v2_x0_5", "weights.safetensors", "[a, b, c, d, e, f]")
+    assert load_classifier_folder(Path("artifacts/models/given"), "cpu").classes == tuple("abcdef")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -176,7 +215,7 @@ def test_load_clip_explains_unknown_names_and_no_network(here, spec, message):
     ],
 )
 def test_textspan_size_rank_and_layers_beyond_the_model(workspace, monkeypatch, tmp_path, settings, message):
-    from micro import INSTANCES, SETTINGS
+    from micro import INSTANCES
 
     monkeypatch.chdir(workspace("textspan"))
     before = Path("params.yaml").read_text()
@@ -201,6 +240,8 @@ def test_a_small_album_goes_all_the_way_to_its_contributions(album):
     run_stage("train_clip", {"key": "photos"})
     run_stage("embed_texts", {"item": "photos"})
     run_stage("contributions", {"item.model": "photos", "item.split": "eval"})
+    run_stage("train_classifier", {"key": "photos_resnet", "item.split": "train"})
+    assert load_classifier_folder(Path("artifacts/models/photos_resnet")).classes == ("owl", "red fox")
     cache = read(Path("artifacts/contributions/photos/eval"))
     assert np.isfinite(cache.embedding.values).all()
 

@@ -31,6 +31,7 @@ SCHEMAS = schemas()
 SCHEMA_OF = {
     "scenes": "images/<split>",
     "texts": "texts/<pool>",
+    "activations": "activations/<model>/<split>",
     "contributions": "contributions/<model>/<split>",
     "second_order": "second_order/<model>/<split>/<layer>",
     **{name: f"{name}/<model>/<layer>" for name in ("neurons", "indirect")},
@@ -95,14 +96,15 @@ def test_records_just_the_params_that_dvc_yaml_declares(stage, stage_folder):
         for key, value in INSTANCES[stage][0].items():
             param = param.replace("${" + key + "}", value)
         declared.add(param)
-    assert recorded == declared
+    # the split train, which is looked at here, is not drawn with the bias of train_biased
+    assert recorded == declared - ({"scenes.strong_bias"} if stage == "scenes" else set())
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_missing_input_is_named(stage, stage_folder):
     body = PIPELINE[stage].get("do", PIPELINE[stage])
     inputs = [word[2:] for word in body["cmd"].split() if word in ("--images", "--contributions", "--model", "--texts")]
-    inputs = [name for name in inputs if not (name == "model" and stage == "train_clip")]
+    inputs = [name for name in inputs if not (name == "model" and stage.startswith("train_"))]
     for name in inputs:
         with pytest.raises(OptogramError, match="nowhere"):
             run_stage(stage, INSTANCES[stage][0], **{name: "artifacts/nowhere"})
