@@ -1,4 +1,4 @@
-"""Stage segmentation: objects found by heatmaps, two of ours beside four other methods (Tables 2.4, 3.4)."""
+"""Stage segmentation: objects found by heatmaps, two of ours beside six other methods (Tables 2.4, 3.4)."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""Methods: which patches speak for an image-text similarity; the token decomposition beside four baselines.
+"""Methods: which patches speak for an image-text similarity; the token decomposition beside six baselines.
 
 Thesis section 2.5 and Table 2.4. Every function takes preprocessed images (image, rgb, y, x) and gives float32 heatmaps
 (image, grid_y, grid_x) on the patch grid, higher = more evidence, on a scale of its own: compare them by threshold or
@@ -9,7 +9,7 @@ its architecture.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from optogram.decompose.contributions import contributions
 from optogram.decompose.towers import ClassTokenTower, Tower, evaluating, tower
 from optogram.errors import ModelError, ParamError, ShapeError, nearest
+from optogram.methods.relevance import Start, propagate
+from optogram.methods.relevance_rules import LRP
 
 Heatmaps = Float[np.ndarray, "image grid_y grid_x"]
-Method = Literal["decomposition", "raw_attention", "rollout", "grad_cam", "chefer"]
-METHODS: tuple[Method, ...] = ("decomposition", "raw_attention", "rollout", "grad_cam", "chefer")
+Method = Literal["decomposition", "raw_attention", "rollout", "grad_cam", "chefer", "lrp", "partial_lrp"]
+METHODS: tuple[Method, ...] = get_args(Method)
 BATCH = 16  # explicit attention maps of a ViT-L-14, with gradients: about 0.3 GB an image
 BLOCK_BYTES = 64 << 20
 
@@ -52,6 +54,10 @@ def heatmaps(
         return grad_cam(model, images, targets, batch=batch)
     if method == "chefer":
         return chefer(model, images, targets, batch=batch)
+    if method == "lrp":
+        return lrp(model, images, targets, batch=batch)
+    if method == "partial_lrp":
+        return partial_lrp(model, images, targets, batch=batch)
     raise ParamError(f"heatmap method = {method!r}, expected one of {', '.join(METHODS)}.{nearest(method, [*METHODS])}")
 
 
@@ -178,6 +184,46 @@ def chefer(model: nn.Module, images: Float[Tensor, "image rgb y x"], targets: An
     return _over_batches(target, images, batch, explain)
 
 
+def lrp(model: nn.Module, images: Float[Tensor, "image rgb y x"], targets: Any, *, batch: int = BATCH) -> Heatmaps:
+    """Layer-wise relevance propagation from <embedding, target> to the patches, by a rule that conserves.
+
+    The rules are those of `relevance_rules.LRP`, of which class token, positions and LayerNorms hold a share; the
+    baseline of Chefer et al. (2021) propagates through attention weights too.
+    """
+    target = _with_attention_maps(model, "lrp")
+    wanted = _fitting(target, _targets(targets, len(images)))
+
+    def explain(images: Tensor, part: slice) -> Tensor:
+        start = Start(wanted[part])
+        return propagate(target.visual, images, ["conv1"], start, "lrp")["conv1"].sum(1).flatten(1)
+
+    return _over_batches(target, images, batch, explain)
+
+
+def partial_lrp(
+    model: nn.Module, images: Float[Tensor, "image rgb y x"], targets: Any, *, batch: int = BATCH
+) -> Heatmaps:
+    """LRP stopped at the last layer's attention (Voita et al. 2019), as the baseline of Chefer et al. (2021) shows it.
+
+    The class token's row of the relevance of the attention weights, clamped at zero, mean over heads. What a head's
+    weight a and value v contribute together, a * v, is all the weight's here: halving it would change only the scale.
+    """
+    target = _with_attention_maps(model, "partial_lrp")
+    wanted = _fitting(target, _targets(targets, len(images)))
+
+    def explain(images: Tensor, part: slice) -> Tensor:
+        maps: list[Tensor] = []
+        with torch.enable_grad(), LRP():
+            # the rules make attention a constant; as a variable of its own it gets the gradient that is asked for here
+            embedding = _explicit(
+                target, images, lambda attention: maps.append(attention.requires_grad_()), since=target.layers - 1
+            )
+            (ratio,) = torch.autograd.grad(embedding, maps[-1], wanted[part].to(embedding))
+        return (maps[-1].detach() * ratio)[:, :, 0, 1:].clamp(min=0).mean(1)
+
+    return _over_batches(target, images, batch, explain)
+
+
 def _over_batches(
     target: Tower, images: Tensor, batch: int, explain: Callable[[Tensor, slice], Float[Tensor, "image patch"]]
 ) -> Heatmaps:
@@ -216,11 +262,7 @@ def _gradients(
     maps: list[Tensor] = []
     with torch.enable_grad():
         embedding = _explicit(target, images, maps.append, since=since)
-        if targets.shape[1] != embedding.shape[1]:
-            raise ShapeError(
-                f"targets have {targets.shape[1]} dimensions, but the model embeds into {embedding.shape[1]}."
-            )
-        similarity = F.cosine_similarity(embedding, targets.to(embedding), dim=1)
+        similarity = F.cosine_similarity(embedding, _fitting(target, targets).to(embedding), dim=1)
         gradients = torch.autograd.grad(similarity.sum(), maps[since:])
     return [(a.detach(), g) for a, g in zip(maps[since:], gradients, strict=True)]
 
@@ -243,6 +285,13 @@ def _targets(targets: Any, count: int) -> Float[Tensor, "image embed"]:
             f"targets have shape {tuple(tensor.shape)}, expected ({count}, embed): one text embedding for each image."
         )
     return tensor
+
+
+def _fitting(target: ClassTokenTower, targets: Tensor) -> Float[Tensor, "image embed"]:
+    width = target.parts.proj.shape[1]
+    if targets.shape[1] != width:
+        raise ShapeError(f"targets have {targets.shape[1]} dimensions, but the model embeds into {width}.")
+    return targets
 
 
 def _with_attention_maps(model: nn.Module, method: str) -> ClassTokenTower:

@@ -29,6 +29,8 @@ METHODS = {
     "rollout": "Rollout",
     "grad_cam": "GradCAM",
     "chefer": "Chefer et al.",
+    "lrp": "LRP",
+    "partial_lrp": "Partial LRP",
 }
 OURS = {"decomposition": "--s0", "neurons": "--s1"}
 """The colours of our own methods."""

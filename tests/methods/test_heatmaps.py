@@ -95,6 +95,88 @@ def literal_chefer(attentions, gradients):
     return relevance[0, 1:]
 
 
+def shared_out(x, weight, bias, relevance):
+    """Relevance of a linear layer's inputs: each output's is shared by the inputs that contributed with its sign."""
+    found = torch.zeros_like(x)
+    for token in range(len(x)):
+        for output in range(len(weight)):
+            contributed = x[token] * weight[output]
+            positive = contributed.sum() + bias[output] > 0
+            chosen = contributed.clamp(min=0) if positive else contributed.clamp(max=0)
+            if chosen.sum() != 0:
+                found[token] += relevance[token, output] * chosen / chosen.sum()
+    return found
+
+
+def normed_out(x, norm, relevance):
+    """Of a LayerNorm's inputs: its outputs are sums over its inputs, whose scale is a constant."""
+    scale = 1 / (x.var(1, correction=0, keepdim=True) + norm.eps).sqrt()
+    through = norm.weight * (torch.eye(x.shape[1]) - 1 / x.shape[1]).to(x)  # input by output
+    contributed = x[:, :, None] * through * scale[:, :, None]
+    return (contributed * (relevance / norm(x))[:, None, :]).sum(2)
+
+
+@torch.no_grad()
+def literal_lrp(model, image, target):
+    """Relevance of the patches (LRP), and of the last layer's attention in the class token's row (partial LRP).
+
+    In terms of relevance itself, from the last layer to the first; sums share it in proportion.
+    """
+    model = model.double()
+    try:
+        patches = model.conv1(image[None].double())[0].flatten(1).T
+        x = torch.cat([model.class_embedding[None], patches]) + model.positional_embedding
+        embedded, x, kept = x, model.ln_pre(x), []
+        size = x.shape[1] // HEADS
+        for block in model.transformer.resblocks:
+            y = block.ln_1(x)
+            q, k, v = (y @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).split(x.shape[1], dim=1)
+            parts = [slice(head * size, (head + 1) * size) for head in range(HEADS)]
+            attention = [torch.softmax(q[:, part] @ k[:, part].T / size**0.5, dim=1) for part in parts]
+            mixed = torch.cat([a @ v[:, part] for a, part in zip(attention, parts, strict=True)], 1)
+            attended = block.ls_1(block.attn.out_proj(mixed))
+            middle = x + attended
+            hidden = block.mlp.c_fc(block.ln_2(middle))
+            written = block.ls_2(block.mlp(block.ln_2(middle)))
+            kept.append((block, x, y, v, attention, parts, mixed, attended, middle, hidden, written))
+            x = middle + written
+        final = model.ln_post(x[:1])
+        relevance = torch.zeros_like(x)
+        relevance[:1] = normed_out(x[:1], model.ln_post, final * (model.proj @ target.double()))
+        row = None
+        for block, x, y, v, attention, parts, mixed, attended, middle, hidden, written in reversed(kept):
+            to_written = relevance * written / (middle + written)
+            gelu = block.mlp.gelu(hidden)
+            to_gelu = shared_out(gelu, block.mlp.c_proj.weight, block.mlp.c_proj.bias, to_written)
+            to_norm = shared_out(block.ln_2(middle), block.mlp.c_fc.weight, block.mlp.c_fc.bias, to_gelu)
+            relevance = relevance * middle / (middle + written) + normed_out(middle, block.ln_2, to_norm)
+            to_attended = relevance * attended / middle
+            to_mixed = shared_out(mixed, block.attn.out_proj.weight, block.attn.out_proj.bias, to_attended)
+            to_v, rows = torch.zeros_like(v), []
+            for a, part in zip(attention, parts, strict=True):
+                # query, token, dimension
+                each = a[:, :, None] * v[None, :, part] * (to_mixed / mixed)[:, None, part]
+                to_v[:, part] = each.sum(0)
+                rows.append(each.sum(2)[0, 1:].clamp(min=0))
+            row = torch.stack(rows).mean(0) if row is None else row
+            width = v.shape[1]
+            to_y = shared_out(y, block.attn.in_proj_weight[2 * width :], block.attn.in_proj_bias[2 * width :], to_v)
+            relevance = relevance * x / middle + normed_out(x, block.ln_1, to_y)
+        relevance = normed_out(embedded, model.ln_pre, relevance)
+        return {"lrp": (relevance[1:] * patches / embedded[1:]).sum(1), "partial_lrp": row}
+    finally:
+        model.float()
+
+
+def test_lrp_matches_the_literal_form(model, images, targets):
+    for method in ("lrp", "partial_lrp"):
+        found = h.heatmaps(method, model.double(), images[:2].double(), targets[:2])
+        assert found.dtype == np.float32
+        for index in range(2):
+            expected = literal_lrp(model, images[index], targets[index])[method]
+            assert close(found[index], expected.reshape(GRID)), (method, index)
+
+
 @pytest.mark.parametrize(
     ("method", "literal"),
     [
@@ -194,14 +276,15 @@ def test_attention_pooled_models():
     images, targets = torch.randn(1, 3, 224, 224), torch.randn(1, 768)
     assert h.decomposition(tower, images, targets).shape == (1, 14, 14)
     assert h.raw_attention(tower, images).sum() == pytest.approx(1, abs=1e-5)
-    with pytest.raises(ModelError, match="chefer is defined for class-token ViTs"):
-        h.chefer(tower, images, targets)
+    for method in ("chefer", "lrp", "partial_lrp"):
+        with pytest.raises(ModelError, match=f"{method} is defined for class-token ViTs"):
+            h.heatmaps(method, tower, images, targets)
 
 
 def test_refusals(model, images, targets):
     with pytest.raises(ParamError, match=r"heatmap method = 'chefr'.*Did you mean 'chefer'"):
         h.heatmaps("chefr", model, images, targets)
-    for method in ("decomposition", "grad_cam", "chefer"):
+    for method in ("decomposition", "grad_cam", "chefer", "lrp", "partial_lrp"):
         with pytest.raises(ShapeError, match=r"targets have shape \(4, 20\), expected \(5, embed\)"):
             h.heatmaps(method, model, images, targets[:4])
         with pytest.raises(ShapeError, match="targets have 19 dimensions"):

@@ -176,13 +176,13 @@ def _findings(rng, values, ids):
         {"attribute": "background"},
     )
     methods, metrics = (
-        ["decomposition", "neurons", "raw_attention", "rollout", "grad_cam", "chefer"],
+        ["decomposition", "neurons", "raw_attention", "rollout", "grad_cam", "chefer", "lrp", "partial_lrp"],
         ["pixel_accuracy", "miou", "map"],
     )
     segmentation = xr.Dataset(
         {
-            "score": (("method", "metric"), rng.uniform(0.4, 0.9, (6, 3)).astype(np.float32)),
-            "heatmap": (("image", "method", "gy", "gx"), _blobs(rng, 6, 6)),
+            "score": (("method", "metric"), rng.uniform(0.4, 0.9, (8, 3)).astype(np.float32)),
+            "heatmap": (("image", "method", "gy", "gx"), _blobs(rng, 6, 8)),
         },
         {"image": ids[10:16], "method": methods, "metric": metrics},
     )
