@@ -18,7 +18,7 @@ help:
 
 demo: .venv/installed
 	$(if $(PROFILE)$(SETTINGS),optogram profile $(or $(PROFILE),$(if $(IMAGES),photos,demo)) $(SETTINGS),@head -n 1 params.yaml)
-	@dvc pull --quiet train_clip 2>/dev/null || echo "No shipped checkpoint fits these params: the run trains one."
+	@dvc pull --quiet train_clip train_classifier 2>/dev/null || echo "A shipped checkpoint does not fit these params: the run trains one."
 	dvc repro
 	@echo "The report: file://$(CURDIR)/artifacts/report/index.html"
 

@@ -15,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from optogram.errors import FlowError, OptogramError, ParamError
+from optogram.study_cli import app as study
 
 if TYPE_CHECKING:
     from optogram.store.compare import Change
     from optogram.verify import Verdict
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(study, name="study")
 console = Console()
 
 STATES = {

@@ -9,8 +9,9 @@ from optogram.store.digests import file_digest, files_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("optogram", "stages", "flows")
-# The values read through params.py are tracked one by one as DVC params; messages and progress change no bytes.
-UNTRACKED = {"optogram/params.py", "optogram/errors.py", "optogram/progress.py", "optogram/closure.py"}
+# Values read through params.py and sections.py are tracked one by one as DVC params; messages and progress change no
+# bytes.
+UNTRACKED = {f"optogram/{name}.py" for name in ("params", "sections", "errors", "progress", "closure")}
 
 
 def closure(module: str, root: Path = ROOT) -> list[str]:

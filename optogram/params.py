@@ -1,19 +1,15 @@
 """The params of a run: pydantic models of params.yaml, whose defaults are the demo; profiles are overlays on these."""
 
+import itertools
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from optogram.errors import ParamError, nearest
-
-
-class Section(BaseModel):
-    """A frozen section: an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from optogram.sections import Activations, LoadClassifier, Section, TrainClassifier
 
 
 class SceneSplit(Section):
@@ -28,15 +24,17 @@ class Scenes(Section):
     bias: float = Field(
         default=0.6, ge=0, le=1, description="share of a tied shape's images on its tied background, in train"
     )
+    strong_bias: float = Field(default=1.0, ge=0, le=1, description="likewise in train_biased")
     shard: PositiveInt = Field(default=2048, description="images a shard")
-    splits: dict[Literal["train", "reference", "eval", "biased"], SceneSplit] = Field(
+    splits: dict[Literal["train", "train_biased", "reference", "eval", "biased"], SceneSplit] = Field(
         default={
             "train": SceneSplit(count=40_000),
+            "train_biased": SceneSplit(count=20_000),
             "reference": SceneSplit(count=2000),
             "eval": SceneSplit(count=2000),
             "biased": SceneSplit(count=2000),
         },
-        description="train lacks the held-out combinations; biased has the four groups of the spurious cue",
+        description="training splits lack the held-out combinations; biased has the four groups of the spurious cue",
     )
 
 
@@ -262,6 +260,80 @@ class Adversarial(Section):
     generator: str = Field(default="grammar", description="grammar, or transformers:NAME-OR-FOLDER")
 
 
+class Targets(Section):
+    """What is visualised of a classifier: classes, channels, concepts, splits; and the references of each."""
+
+    layer: str | None = Field(default=None, description="of channels and concepts; null = the last block")
+    inner: list[str] | None = Field(
+        default=["resnet"],
+        description="classifiers whose channels, concepts and splits are visualised beside the classes; null = all",
+    )
+    references: int = Field(default=50, ge=2, description="reference images a target")
+    images: PositiveInt = Field(default=600, description="images of reference that are cut into patches")
+    patch: float = Field(default=0.5, gt=0, le=1, description="side of a patch, as a share of the image's")
+    stride: float = Field(default=0.25, gt=0, le=1, description="between patches, likewise")
+    circuits: PositiveInt = Field(default=3, description="channels a class: those most relevant to it")
+    circuit_classes: PositiveInt | None = Field(default=2, description="the first so many classes have circuits")
+    concepts: PositiveInt = Field(default=3, description="concepts a class")
+    concept_classes: NonNegativeInt = Field(default=1, description="the first so many classes have concepts")
+    splits: int = Field(default=2, ge=2, description="splits of a polysemantic channel")
+    split_neurons: NonNegativeInt = Field(default=1, description="channels that are split")
+    split_patches: PositiveInt = Field(default=1000, description="top patches of a channel that k-means splits")
+    shown: PositiveInt = Field(default=8, description="references shown in the report")
+    batch: PositiveInt = Field(default=128, description="images a forward pass")
+
+
+class Vital(Section):
+    """VITAL (Görgün et al. 2025)."""
+
+    layers: list[str] = Field(default=[], description="matched layers, by module name; [] = all blocks")
+    weights: dict[str, float] = Field(default={}, description="layer -> weight of its loss for classes, else 1")
+    inner_weights: dict[str, float] = Field(default={}, description="likewise for channels, concepts and splits")
+    relevance: Literal["lrp", "guided_backprop", "gradient_x_input"] = "lrp"
+    class_relevance: bool = Field(default=False, description="weigh by relevance for classes too (section B.2)")
+    seeds: PositiveInt = Field(default=3, description="pictures a target, by every method")
+    steps: PositiveInt = Field(default=200, description="steps of the optimisation, by every method")
+    learning_rate: float = Field(default=0.1, gt=0)
+    decay: bool = Field(default=True, description="lower the learning rate along half a cosine")
+    jitter: float = Field(default=0.125, ge=0, le=0.5, description="largest shift, as a share of the side")
+    tv: float = Field(default=3e-6, ge=0, description="weight of total variation (eq. 3)")
+    l2: float = Field(default=3e-6, ge=0, description="weight of the l2 norm (eq. 3)")
+    batch: PositiveInt = Field(default=64, description="images drawn at once")
+    shard: PositiveInt = Field(default=64, description="targets a shard; a killed run resumes at the first missing one")
+
+
+class Baselines(Section):
+    """VITAL's rivals."""
+
+    methods: list[Literal["fourier", "maco", "deepinversion", "pii"]] = Field(
+        default=["fourier", "maco", "deepinversion", "pii"], min_length=1
+    )
+    views: dict[Literal["fourier", "maco", "pii"], PositiveInt] = Field(
+        default={"fourier": 4, "maco": 4, "pii": 4}, description="crops, or augmented copies, of each picture a step"
+    )
+    learning_rates: dict[Literal["fourier", "maco", "deepinversion", "pii"], float] = Field(
+        default={}, description="method -> learning rate, else that of the paper or of the published code"
+    )
+
+
+class VisualScores(Section):
+    """Scores of the visualisations."""
+
+    clip: str = Field(default="demo", description="CLIP that judges them, one of clips")
+    second: str | None = Field(default=None, description="second model for FID; null = the next of classifiers")
+    images: PositiveInt = Field(default=1000, description="images of eval that they are compared with")
+
+
+class ReferenceSets(Section):
+    """VITAL's classes by size and purity of the reference set (Tables 5, 6)."""
+
+    models: list[str] = Field(default=["resnet"], description="classifiers, each one of classifiers")
+    sizes: list[int] = Field(default=[5, 10, 20, 50, 100], description="references a class")
+    strangers: list[int] = Field(
+        default=[5, 10, 20], description="references from other classes, of `targets.references`"
+    )
+
+
 class Dask(Section):
     """Where the shards of a cache are computed; the bytes are the same everywhere."""
 
@@ -283,11 +355,17 @@ class Params(Section):
     seed: int = Field(default=0, ge=0, description="every random choice derives from it")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = CUDA where there is one")
     clips: list[str] = Field(default=["demo"], description="models that are decomposed: trained or loaded ones, below")
+    classifiers: list[str] = Field(
+        default=["resnet", "vit", "resnet_biased"], description="classifiers that are studied, trained or loaded below"
+    )
     scenes: Scenes = Scenes()
     photos: Photos = Photos()
     texts: Texts = Texts()
     train_clip: TrainClip = TrainClip()
     load_clip: LoadClip = LoadClip()
+    train_classifier: TrainClassifier = TrainClassifier()
+    load_classifier: LoadClassifier = LoadClassifier()
+    activations: Activations = Activations()
     contributions: Contributions = Contributions()
     ablation: Ablation = Ablation()
     textspan: TextSpan = TextSpan()
@@ -300,15 +378,23 @@ class Params(Section):
     indirect: Indirect = Indirect()
     concepts: Concepts = Concepts()
     adversarial: Adversarial = Adversarial()
+    targets: Targets = Targets()
+    vital: Vital = Vital()
+    baselines: Baselines = Baselines()
+    visual_scores: VisualScores = VisualScores()
+    reference_sets: ReferenceSets = ReferenceSets()
     dask: Dask = Dask()
     verify: Verify = Verify()
 
     @model_validator(mode="after")
     def _models_exist(self) -> "Params":
-        known = [*self.train_clip.models, *self.load_clip.models]
-        for clip in self.clips:
-            if clip not in known:
-                raise ValueError(f"clips names {clip!r}, but train_clip.models and load_clip.models have {known}")
+        for kind in ("clip", "classifier"):
+            sections = (f"train_{kind}", f"load_{kind}")
+            known = [name for section in sections for name in getattr(self, section).models]
+            for name in getattr(self, f"{kind}s"):
+                if name not in known:
+                    where = " and ".join(f"{section}.models" for section in sections)
+                    raise ValueError(f"{kind}s names {name!r}, but {where} have {known}")
         if self.photos.splits and (not self.photos.path or self.photos.path.startswith("hf:")):
             raise ValueError(
                 f"photos.path = {self.photos.path!r}, expected a folder or zip of class folders: "
@@ -317,12 +403,18 @@ class Params(Section):
         # zeroshot is the classifier's name; DVC's run cache is blind to nested keys called size and nfiles
         if bad := sorted(name for name in self.texts.files if name in ("zeroshot", "size", "nfiles") or "/" in name):
             raise ValueError(f"texts.files: {bad[0]!r} cannot name a pool; choose another plain word")
-        if both := sorted({*self.train_clip.models} & {*self.load_clip.models}):
-            raise ValueError(f"{both[0]!r} is both in train_clip.models and in load_clip.models; names must differ")
+        sections = ("train_clip", "load_clip", "train_classifier", "load_classifier")
+        for one, other in itertools.combinations(sections, 2):
+            if both := sorted({*getattr(self, one).models} & {*getattr(self, other).models}):
+                raise ValueError(f"{both[0]!r} is both in {one}.models and in {other}.models; names must differ")
+        if unknown := sorted({*self.activations.layers} - {*self.classifiers}):
+            raise ValueError(f"activations.layers names {unknown[0]!r}, but classifiers are {self.classifiers}")
         if both := sorted({*self.scenes.splits} & {*self.photos.splits}):
             raise ValueError(f"split {both[0]!r} is both in scenes.splits and in photos.splits; empty one of them")
         splits = {*self.scenes.splits, *self.photos.splits}
-        for needed in ("reference", "eval", *self.contributions.splits, self.spurious.split):
+        trained = [training.split for training in self.train_classifier.models.values()]
+        cached = [*self.contributions.splits, *self.activations.splits]
+        for needed in ("reference", "eval", *cached, self.spurious.split, *trained):
             if needed not in splits:
                 raise ValueError(f"split {needed!r} is used, but scenes.splits and photos.splits have {sorted(splits)}")
         return self

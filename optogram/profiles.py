@@ -9,7 +9,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from optogram.errors import ParamError, nearest
-from optogram.params import Params, Section, validated
+from optogram.params import Params, validated
+from optogram.sections import Section
 
 RECIPE = "# optogram profile"
 

@@ -43,8 +43,11 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yield `advance(count)`. `done` items (a resumed run's) count towards the total but not towards the rate."""
+def progress(title: str, total: int, unit: str, *, done: int = 0, bar: bool = True) -> Iterator[Callable[[int], None]]:
+    """Yield `advance(count)`. `done` items (a resumed run's) count towards the total but not towards the rate.
+
+    bar: False for work within work that has a bar of its own: lines on a terminal too.
+    """
     console = Console(stderr=True)
     started = time.monotonic()
     worked = 0
@@ -52,7 +55,7 @@ def progress(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Ca
     def rate() -> str:
         return f"{worked / max(time.monotonic() - started, 1e-9):,.0f} {unit}/s"
 
-    if console.is_terminal:
+    if console.is_terminal and bar:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -62,13 +65,13 @@ def progress(title: str, total: int, unit: str, *, done: int = 0) -> Iterator[Ca
             TextColumn("eta"),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console) as bar:
-            task = bar.add_task(title, total=total, completed=done, rate="")
+        with Progress(*columns, console=console) as shown:
+            task = shown.add_task(title, total=total, completed=done, rate="")
 
             def advance(count: int) -> None:
                 nonlocal worked
                 worked += count
-                bar.update(task, advance=count, rate=rate())
+                shown.update(task, advance=count, rate=rate())
 
             yield advance
         return

@@ -100,16 +100,26 @@ class Doorway:
         """Write a whole Dataset as the out (or as `below` it)."""
         write_dataset(self.path("out").joinpath(*below), dataset, self.provenance(title))
 
-    def write_shards(self, compute: Callable[[int, int], xr.Dataset], title: str, *, total: int, shard: int) -> None:
-        """Write the out shard by shard along `image`, resumably, on a Dask cluster if the params name one.
+    def write_shards(
+        self,
+        compute: Callable[[int, int], xr.Dataset],
+        title: str,
+        *,
+        total: int,
+        shard: int,
+        dim: str = "image",
+        sample: xr.Dataset | None = None,
+    ) -> None:
+        """Write the out shard by shard along `dim`, resumably, on a Dask cluster if the params name one.
 
-        Where the shards are made is no part of what they are: `dask` is not recorded.
+        Where the shards are made is no part of what they are: `dask` is not recorded. `sample` as in `write_sharded`.
         """
         made, dask, runner = self.provenance(title), self.params.dask, None
         if dask.address or dask.processes:
             check = partial(check_code, self.stage, made.code)
             runner = on_cluster(processes=dask.processes, address=dask.address, threads=dask.threads, check=check)
-        write_sharded(self.path("out"), compute, made, total=total, shard=shard, runner=runner)
+        out = self.path("out")
+        write_sharded(out, compute, made, total=total, shard=shard, dim=dim, runner=runner, sample=sample)
 
     def write_metrics(self, values: dict[str, Any]) -> None:
         """Write the stage's metrics as sorted JSON, floats rounded to six digits, for `dvc metrics`."""

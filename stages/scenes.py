@@ -8,10 +8,12 @@ from stages.doorway import Doorway, run
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write images/<split>."""
-    sections = ("seed", "scenes.bias", "scenes.shard", "scenes.splits.{split}")
+    sections = ("seed", "scenes.bias", "scenes.strong_bias", "scenes.shard", "scenes.splits.{split}")
     door = Doorway("scenes", argv, paths=("out",), sections=sections, options=("split",))
     scenes, split = door.params.scenes, door.args.split
-    bias = scenes.bias if split == "train" else 0.0
+    bias = {"train": scenes.bias, "train_biased": scenes.strong_bias}.get(split, 0.0)
+    # of the two, what the split is not drawn with is no part of what it is: the bytes of the others stay as they were
+    del door.recorded["scenes.bias" if split == "train_biased" else "scenes.strong_bias"]
     source = Scenes(split, scenes.splits[split].count, door.params.seed, bias=bias)
     door.write_shards(source.read, f"Scenes, split {split}", total=len(source), shard=scenes.shard)
 

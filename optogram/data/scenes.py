@@ -26,7 +26,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "position": ("left", "right", "top", "bottom", "centre"),
     "background": ("grass", "water", "sand", "snow", "brick", "night"),
 }
-SPLITS = ("train", "reference", "eval", "biased")
+SPLITS = ("train", "train_biased", "reference", "eval", "biased")
 BLOCK = 256
 """Images drawn from one random stream; a row never depends on how a range of rows is cut."""
 
@@ -71,14 +71,14 @@ def held_out_combinations() -> Bool[np.ndarray, "shape colour background"]:
 
 @dataclass(frozen=True)
 class Scenes:
-    """`count` scenes of a split (train, reference, eval, biased), drawn when they are read.
+    """`count` scenes of a split (train, train_biased, reference, eval, biased), drawn when they are read.
 
     bias: probability that a shape of `TIED` is put on its tied background; else the background is drawn freely.
-    held_out: whether held-out combinations may occur; by default only in `eval`, never allowed in `train`.
+    held_out: whether held-out combinations may occur; by default only in `eval`, never allowed in the training splits.
     The split `biased` holds the tied shapes on the tied backgrounds only, all four groups equally often.
 
     Raises ParamError for an unknown split, count < 1, seed < 0, bias outside [0, 1], size outside [32, 512], and
-    for held-out combinations asked of `train`.
+    for held-out combinations asked of a training split.
     """
 
     split: str
@@ -103,10 +103,10 @@ class Scenes:
                 f"scenes: bias = {self.bias} for the split 'biased', whose four groups are equally frequent by design."
                 " Leave bias at 0 there; bias the train split."
             )
-        if self.split == "train" and self.held_out:
+        if self.split in ("train", "train_biased") and self.held_out:
             raise ParamError(
-                "scenes: held_out = True for the split 'train', which by definition lacks the held-out combinations."
-                " Leave held_out out, or use the split 'eval'."
+                f"scenes: held_out = True for the split {self.split!r}, which by definition lacks the held-out"
+                " combinations. Leave held_out out, or use the split 'eval'."
             )
 
     def __len__(self) -> int:

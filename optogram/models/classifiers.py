@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from optogram.errors import ModelError, nearest
-from optogram.models.spec import Preprocessing, load_model
+from optogram.models.folder import Preprocess
+from optogram.models.model_files import classifier_config, folder_kind
+from optogram.models.spec import Preprocessing, UnitRange, load_model
 
 PROBE = 224
 """Side of the image that `blocks` sends through a model: large enough for the last stage to be a map, not a point."""
@@ -26,7 +29,8 @@ class Classifier:
     """A classifier in eval mode, without gradients of its parameters, and what its preprocessing does to colours.
 
     mean, std: (rgb,) such that the model takes (rgb in [0, 1] - mean) / std. size: (y, x) of the images that
-    `preprocess` makes, or None if it leaves them as large as they come.
+    `preprocess` makes, or None if it leaves them as large as they come. classes: names of the logits in their order,
+    and attribute: what of an image they are values of ("shape"); empty where nobody said.
     """
 
     model: nn.Module
@@ -34,6 +38,8 @@ class Classifier:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     size: tuple[int, int] | None
+    classes: tuple[str, ...] = ()
+    attribute: str = ""
 
     def normalise(self, rgb: Float[Tensor, "image rgb y x"]) -> Float[Tensor, "image rgb y x"]:
         """Colours in [0, 1] as the model takes them; gradients pass."""
@@ -42,15 +48,18 @@ class Classifier:
 
 
 def load_classifier(spec: str, *, checkpoint: str | Path | None = None, device: str = "auto") -> Classifier:
-    """The classifier that `spec` names: timm:, torchvision: or callable:, as `load_model`, with its preprocessing.
+    """The classifier that `spec` names (timm:, torchvision:, callable: or a folder, as `load_model`), ready to use.
 
-    Size, mean and std are measured on plain grey images, so that they hold for whatever the preprocessing is.
+    Size, mean and std are measured on plain grey images, so that they hold for whatever the preprocessing is. Only a
+    folder knows `classes` and `attribute`.
 
     Raises ModelError as `load_model`, for a CLIP, and for a preprocessing that is no scaling of each colour.
     """
-    if spec.startswith("open_clip:") or Path(spec).is_dir():
+    folder = Path(spec) if spec and Path(spec).is_dir() else None
+    if spec.startswith("open_clip:") or (folder and folder_kind(folder) == "clip"):
         raise ModelError(
-            f"{spec} is a CLIP and has no classes. Expected timm:NAME, torchvision:NAME or callable:MODULE:FACTORY."
+            f"{spec} is a CLIP and has no classes. Expected timm:NAME, torchvision:NAME, callable:MODULE:FACTORY or a "
+            "classifier's folder."
         )
     model, preprocess = load_model(spec, checkpoint=checkpoint, device=device)
     levels = np.array([0, 255, 51], np.uint8)
@@ -69,8 +78,20 @@ def load_classifier(spec: str, *, checkpoint: str | Path | None = None, device: 
         )
     std = 1 / (white - black)
     size = (small.shape[2], small.shape[3]) if small.shape == large.shape else None
-    r, g, b = (-black * std).tolist()
-    return Classifier(model, preprocess, (r, g, b), tuple(std.tolist()), size)
+    mean, deviation = ([round(value, 6) for value in values.tolist()] for values in (-black * std, std))
+    if isinstance(preprocess, Preprocess | UnitRange):
+        mean, deviation = preprocess.mean, preprocess.std
+    found = Classifier(model, preprocess, three(mean), three(deviation), size)
+    if folder is None:
+        return found
+    config = classifier_config(folder)
+    return replace(found, classes=tuple(config["classes"]), attribute=config["attribute"])
+
+
+def three(values: Sequence[float]) -> tuple[float, float, float]:
+    """One number a colour."""
+    red, green, blue = values
+    return red, green, blue
 
 
 class _Ran(NamedTuple):
@@ -99,6 +120,31 @@ def blocks(model: nn.Module, *, size: int = PROBE) -> list[str]:
     return found
 
 
+def in_order(model: nn.Module, layers: Sequence[str], *, size: int = PROBE) -> list[str]:
+    """The named layers from the first that is done in a pass to the last.
+
+    Raises ModelError as `blocks`, and for a layer that the model lacks (with the nearest names), that does not run by
+    itself, or runs more than once.
+    """
+    names, ran = list(dict(model.named_modules())), _trace(model, size)
+    for name in layers:
+        if name not in ran:
+            why = "does not run exactly once by itself" if name in names else "is not in it"
+            raise ModelError(
+                f"layer {name!r} of {type(model).__name__} {why}.{nearest(name, names[1:])} "
+                "`blocks` lists those that fit."
+            )
+    return sorted(layers, key=lambda name: ran[name].at)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a layer gave, in the graph of the pass, and how it is laid out as a map (image, channel, y, x)."""
+
+    raw: Tensor
+    as_map: Callable[[Tensor], Float[Tensor, "image channel y x"]]  # of raw, or of its gradient
+
+
 def activations(
     model: nn.Module, images: Float[Tensor, "image rgb y x"], layers: Sequence[str]
 ) -> dict[str, Float[Tensor, "image channel y x"]]:
@@ -110,6 +156,17 @@ def activations(
     Raises ModelError for a name that the model lacks (with the nearest ones), a layer that does not run or runs more
     than once, one whose output is no map and no tokens, and for a model in training mode.
     """
+    found, _ = outputs(model, images, layers)
+    return {name: output.as_map(output.raw) for name, output in found.items()}
+
+
+def outputs(
+    model: nn.Module, images: Float[Tensor, "image rgb y x"], layers: Sequence[str]
+) -> tuple[dict[str, Output], Any]:
+    """As `activations`, before they are laid out as maps; and what the model itself gave.
+
+    The pass goes on with a copy of each output, so that gradients can be taken in the outputs themselves.
+    """
     modules = dict(model.named_modules())
     for name in layers:
         if not name or name not in modules:
@@ -119,27 +176,76 @@ def activations(
             )
     if model.training:
         raise ModelError(f"{type(model).__name__} is in training mode: call model.eval() before taking activations.")
-    found: dict[str, Tensor] = {}
+    found: dict[str, Output] = {}
     grid: list[tuple[int, ...]] = []
 
-    def keep(name: str, output: Any) -> None:
+    def keep(name: str, output: Any) -> Tensor:
         if name in found:
             raise ModelError(f"layer {name!r} runs more than once in a pass. Take the module around it.")
-        found[name] = _as_map(name, output, grid[-1] if grid else None, images).clone()
+        as_map = partial(_as_map, name, grid=grid[-1] if grid else None, images=images)
+        as_map(output)
+        found[name] = Output(output, as_map)
+        return output.clone()
 
     convolutions = {name: each for name, each in modules.items() if isinstance(each, nn.Conv2d)}
     with (
         _hooked(convolutions, lambda _, output: grid.append(tuple(output.shape[2:]))),
         _hooked({name: modules[name] for name in layers}, keep),
     ):
-        model(images)
+        final = model(images)
     for name in layers:
         if name not in found:
             raise ModelError(f"layer {name!r} of {type(model).__name__} does not run by itself. Take another one.")
-    return {name: found[name] for name in layers}
+    return {name: found[name] for name in layers}, final
 
 
-def _as_map(name: str, output: Any, grid: tuple[int, ...] | None, images: Tensor) -> Tensor:
+def penultimate(model: nn.Module, images: Float[Tensor, "image rgb y x"]) -> Float[Tensor, "image channel"]:
+    """Features from which the logits are a linear map: the input of the last nn.Linear; gradients pass.
+
+    Raises ModelError if the logits are no nn.Linear's output, as with a convolution for a head.
+    """
+    with catching_head(model) as head:
+        model(images)
+    return head.features
+
+
+class Head:
+    """What a pass left: features (image, channel), and the logits (image, class) that a Linear made of them."""
+
+    features: Tensor
+    logits: Tensor
+
+
+@contextmanager
+def catching_head(model: nn.Module) -> Iterator[Head]:
+    """Each pass of the model inside leaves its `features` and `logits` in the yielded Head; gradients pass.
+
+    The pass raises ModelError as `penultimate`. Hooks always go.
+    """
+    head, last = Head(), []
+
+    def linear(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        last[:] = [args[0], output]
+
+    def whole(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        if not last or last[1] is not output or output.ndim != 2:
+            raise ModelError(
+                f"the logits of {type(model).__name__} are not what an nn.Linear returns, so that there are no "
+                "features before it. Take a model with a linear layer at its end."
+            )
+        head.features, head.logits = last
+        last.clear()
+
+    handles = [each.register_forward_hook(linear) for each in model.modules() if isinstance(each, nn.Linear)]
+    handles.append(model.register_forward_hook(whole))
+    try:
+        yield head
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _as_map(name: str, output: Any, *, grid: tuple[int, ...] | None, images: Tensor) -> Tensor:
     """The output as (image, channel, y, x), a view."""
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     if isinstance(output, Tensor) and output.ndim == 4:
@@ -160,8 +266,11 @@ def _as_map(name: str, output: Any, grid: tuple[int, ...] | None, images: Tensor
 
 
 @contextmanager
-def _hooked(modules: Mapping[str, nn.Module], see: Callable[[str, Any], None]) -> Iterator[None]:
-    """`see(name, output)` after each of the modules; hooks go also when an exception passes."""
+def _hooked(modules: Mapping[str, nn.Module], see: Callable[[str, Any], Any]) -> Iterator[None]:
+    """`see(name, output)` after each of the modules, which give what it returns in place of the output, unless None.
+
+    Hooks go also when an exception passes.
+    """
     handles = []
     try:
         for name, module in modules.items():

@@ -3,8 +3,6 @@
 import gzip
 import io
 import json
-import os
-import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,11 +18,12 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from optogram.errors import DataError, ModelError, ParamError, ShapeError
 from optogram.models.batches import in_batches
+from optogram.models.model_files import CONFIG, WEIGHTS, check_files, fill, new_folder, unreadable, write_model
 
 BYTES_AND_MARKS = 514
 """Vocabulary beside the merges: 256 bytes, the same at a word's end, and the start and end of a text."""
@@ -161,20 +160,9 @@ def save_clip(clip: Clip, path: Path, *, dtype: torch.dtype = torch.float16) -> 
             "folder cannot hold yet. Pipeline runs need a CLIP with CLIP's own vocabulary; `optogram.load_model` and "
             "`optogram.decompose` work with it in a notebook."
         )
-    if path.exists():
-        raise ModelError(f"{path} exists already; a model folder is never overwritten. Remove it, or save elsewhere.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        (part / "config.json").write_text(json.dumps(clip.config, sort_keys=True, indent=2) + "\n")
-        weights = {name: w.detach().to("cpu", dtype).contiguous() for name, w in clip.model.state_dict().items()}
-        save_file(weights, part / "model.safetensors")
+    with new_folder(path) as part:
+        write_model(part, clip.config, clip.model, dtype)
         (part / "merges.txt.gz").write_bytes(clip.tokenize.merges)
-        part.rename(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def load_clip(path: Path, device: str = "auto") -> Clip:
@@ -183,22 +171,16 @@ def load_clip(path: Path, device: str = "auto") -> Clip:
     Raises ModelError if a file is missing or damaged, or a tensor does not fit the architecture.
     """
     path = Path(path)
-    for name in ("config.json", "model.safetensors", "merges.txt.gz"):
-        if not (path / name).is_file():
-            raise ModelError(
-                f"{path} is no model folder: {name} is missing. Expected config.json, model.safetensors and"
-                " merges.txt.gz; pull or train the model again."
-            )
+    check_files(path, [CONFIG, WEIGHTS, "merges.txt.gz"])
     try:
-        config = json.loads((path / "config.json").read_text())
+        config = json.loads((path / CONFIG).read_text())
         architecture, preprocess = config["architecture"], Preprocess(**config["preprocess"])
         tokenize = Tokenizer((path / "merges.txt.gz").read_bytes(), config["tokenizer"]["context_length"])
-        weights = load_file(path / "model.safetensors")
+        weights = load_file(path / WEIGHTS)
     except (ValueError, TypeError, KeyError, OSError, EOFError, zlib.error, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read: {error!r}. Pull or train the model again.") from error
+        raise unreadable(path, error) from error
     model = _build(architecture, seed=0)
-    _check_fit(model, weights, path)
-    model.load_state_dict({name: w.float() for name, w in weights.items()})
+    fill(model, weights, path)
     model.to(pick_device(device)).eval().requires_grad_(False)
     return Clip(model, preprocess, tokenize, config)
 
@@ -247,18 +229,6 @@ def _build(architecture: dict[str, Any], seed: int) -> CLIP:
                 f"open_clip does not take this architecture: {error}. Expected embed_dim, vision_cfg and text_cfg as"
                 " in open_clip's model_configs."
             ) from error
-
-
-def _check_fit(model: CLIP, weights: dict[str, Tensor], path: Path) -> None:
-    expected = {name: tuple(w.shape) for name, w in model.state_dict().items()}
-    found = {name: tuple(w.shape) for name, w in weights.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            here, there = (str(shapes.get(name, "absent")) for shapes in (expected, found))
-            raise ModelError(
-                f"{path}: tensor {name} does not fit config.json: expected shape {here}, found {there}."
-                " The two files are of different models; pull or train the model again."
-            )
 
 
 def _config(spec: str, architecture: dict[str, Any], preprocess: Preprocess, tokenize: Tokenizer) -> dict[str, Any]:

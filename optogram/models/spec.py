@@ -4,10 +4,9 @@ open_clip:ViT-L-14/laion2b_s32b_b82k   an architecture of open_clip, and a pretr
 timm:resnet18.a1_in1k                  a model of timm, its published weights or a checkpoint
 torchvision:resnet50/IMAGENET1K_V2     a classifier of torchvision, its published weights or a checkpoint
 callable:package.module:factory        a function without arguments that returns a module; a checkpoint
-artifacts/models/clip                  a model folder
+artifacts/models/clip                  a model folder, of a CLIP or of a classifier
 """
 
-import importlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from optogram.errors import ModelError, ShapeError, nearest
 from optogram.hub import hub_access, reachable
+from optogram.models.architectures import build_architecture, factory, timm_name, torchvision_name
 from optogram.models.checkpoint import fit_weights, read_checkpoint, strip_prefixes
 from optogram.models.folder import BYTES_AND_MARKS, Clip, Preprocess, Tokenizer, first_merges, load_clip, pick_device
+from optogram.models.model_files import WEIGHTS, classifier_config, fill, folder_kind, unreadable
 
 Preprocessing = Callable[[np.ndarray | Sequence[Image.Image]], Tensor]
 
@@ -44,12 +47,17 @@ class EachImage:
 
 @dataclass(frozen=True)
 class UnitRange:
-    """RGB in [0, 1] at the size the images have: for a model that says nothing about its preprocessing."""
+    """(RGB in [0, 1] - mean) / std at the size the images have: by default that of a model that says nothing of it."""
+
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def __call__(self, images: np.ndarray | Sequence[Image.Image]) -> Tensor:
         """Float32 (image, rgb, y, x). Raises ShapeError unless given uint8 (image, y, x, rgb) or PIL images."""
         pixels = np.stack([np.asarray(image.convert("RGB")) for image in _as_pil(images)])
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
+        scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return scaled.sub_(mean).div_(std)
 
 
 def load_model(
@@ -69,10 +77,11 @@ def load_model(
     kind, name = _parse(spec)
     where = pick_device(device)
     path = None if checkpoint is None else Path(checkpoint)
-    if kind == "folder":
+    if kind == "folder" and folder_kind(Path(name)) == "clip":
         clip = _folder(name, path, device)
         return clip.model, clip.preprocess
-    load = {"open_clip": _open_clip, "timm": _timm, "torchvision": _torchvision, "callable": _callable}[kind]
+    loaders = {"open_clip": _open_clip, "timm": _timm, "torchvision": _torchvision, "callable": _callable}
+    load = {**loaders, "folder": _classifier_folder}[kind]
     with torch.random.fork_rng(devices=[]):  # what is initialised here is overwritten: leave no trace of it
         model, preprocess = load(spec, name, path)
     return model.to(where).eval().requires_grad_(False), preprocess
@@ -130,10 +139,33 @@ def _quiet() -> Iterator[None]:
 
 
 def _folder(name: str, checkpoint: Path | None, device: str) -> Clip:
-    if checkpoint is not None:
-        raise ModelError(f"{name} is a model folder with weights of its own. Leave the checkpoint {checkpoint} out.")
+    _no_checkpoint(name, checkpoint)
+    if folder_kind(Path(name)) != "clip":
+        raise ModelError(f"{name} is the folder of a classifier, which has no text encoder. Give the folder of a CLIP.")
     pick_device(device)
     return load_clip(Path(name), device)
+
+
+def _classifier_folder(spec: str, name: str, checkpoint: Path | None) -> tuple[nn.Module, Preprocessing]:
+    _no_checkpoint(name, checkpoint)
+    path = Path(name)
+    config = classifier_config(path)
+    try:
+        said: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in config["preprocess"].items()
+        }
+        preprocess = Preprocess(**said) if "image_size" in said else UnitRange(**said)
+        weights = load_file(path / WEIGHTS)
+    except (TypeError, OSError, SafetensorError) as error:
+        raise unreadable(path, error) from error
+    model = build_architecture(config["spec"], config["arguments"])
+    fill(model, weights, path)
+    return model, preprocess
+
+
+def _no_checkpoint(name: str, checkpoint: Path | None) -> None:
+    if checkpoint is not None:
+        raise ModelError(f"{name} is a model folder with weights of its own. Leave the checkpoint {checkpoint} out.")
 
 
 @contextmanager
@@ -262,12 +294,7 @@ def _timm(spec: str, name: str, checkpoint: Path | None) -> tuple[nn.Module, Pre
     from timm.data.config import resolve_model_data_config
     from timm.data.transforms_factory import create_transform
 
-    base, _, tag = name.partition(".")
-    if not timm.is_model(base):
-        raise ModelError(f"{spec}: timm has no model {base!r}.{nearest(base, timm.list_models())}")
-    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{base}.*")]
-    if tag and tag not in tags:
-        raise ModelError(f"{spec}: {base} has no weights {tag!r}.{nearest(tag, tags)} It has: {', '.join(tags)}.")
+    base, tags = timm_name(spec, name)
     if checkpoint is None:
         published = timm.get_pretrained_cfg(name)
         if not tags or published is None:
@@ -283,10 +310,7 @@ def _timm(spec: str, name: str, checkpoint: Path | None) -> tuple[nn.Module, Pre
 def _torchvision(spec: str, name: str, checkpoint: Path | None) -> tuple[nn.Module, Preprocessing]:
     import torchvision
 
-    base, _, tag = name.partition("/")
-    known = torchvision.models.list_models(module=torchvision.models)
-    if base not in known:
-        raise ModelError(f"{spec}: torchvision has no classifier {base!r}.{nearest(base, known)}")
+    base, tag = torchvision_name(spec, name), name.partition("/")[2]
     published = torchvision.models.get_model_weights(base)
     tags = [weights.name for weights in published]
     if tag and tag not in tags:
@@ -325,22 +349,9 @@ def _fitted(build: Callable[..., nn.Module], spec: str, checkpoint: Path) -> nn.
 
 
 def _callable(spec: str, name: str, checkpoint: Path | None) -> tuple[nn.Module, Any]:
-    module_name, colon, factory_name = name.partition(":")
-    if not colon or not factory_name:
-        raise ModelError(f"{spec}: expected callable:package.module:factory.")
+    make = factory(spec, name)
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ModelError(
-            f"{spec}: {module_name} cannot be imported ({error}). Run from the folder that holds it, or install it, or "
-            "put its folder on PYTHONPATH."
-        ) from error
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        known = [known for known, value in vars(module).items() if callable(value) and not known.startswith("_")]
-        raise ModelError(f"{spec}: {module_name} has no function {factory_name!r}.{nearest(factory_name, known)}")
-    try:
-        made: Any = factory()
+        made: Any = make()
     except Exception as error:
         raise ModelError(f"{spec}: the factory failed: {type(error).__name__}: {error}.") from error
     parts: Any = made if isinstance(made, tuple) and len(made) == 2 else (made, UnitRange())

@@ -1,8 +1,6 @@
 """Room models: trains a small CLIP on images and their captions, reproducibly and resumably."""
 
-import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +11,20 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float, Float32, Int16, Int64
 from open_clip import CLIP
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from optogram.errors import DataError, ModelError, ParamError
+from optogram.errors import DataError
 from optogram.models.folder import Clip, build_clip, pick_device
+from optogram.models.training import (
+    check_finite,
+    check_numbers,
+    deterministic,
+    epoch_draw,
+    resume,
+    save_checkpoint,
+    set_rate,
+)
 
-_CHECKPOINT = "checkpoint.safetensors"
 _LARGEST_SCALE = math.log(100)
 """CLIP's own bound on the logit scale (Radford et al. 2021, section 2.5)."""
 
@@ -70,28 +74,23 @@ def train_clip(
         "architecture": architecture,
         "numbers": [epochs, batch, learning_rate, weight_decay, warmup, seed, texts_per_image, len(pixels)],
     }
-    done = _resume(scratch, model, optimizers, recipe)
+    done = resume(scratch, model, optimizers, recipe)
     tell = progress or (lambda done, total, loss: None)
     tell(done * steps * batch, epochs * steps * batch, math.nan)
-    with _deterministic(), _written_out_attention(model):
+    with deterministic(), _written_out_attention(model):
         for epoch in range(done, epochs):
             order, variant = _order(len(pixels), text_of.shape[1], texts_per_image, seed, epoch)
             for step in range(steps):
                 at = epoch * steps + step
-                for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-                    group["lr"] = learning_rate * _schedule(at, epochs * steps, warmup)
+                set_rate(optimizers, learning_rate, at, epochs * steps, warmup)
                 rows = order[step * batch : (step + 1) * batch]
                 seen = clip.preprocess.normalise(pixels[rows.numpy()]).to(where)
                 of, chosen = rows.repeat_interleave(texts_per_image).to(where), variant[rows].flatten().to(where)
                 truth = fits(label[rows.to(where)], label[of], mentions[of, chosen])
                 loss = _step(model, optimizers, seen, tokens[text_of[of, chosen]], truth)
-                if not math.isfinite(loss):
-                    raise ModelError(
-                        f"training: the loss is {loss} at step {step} of epoch {epoch}. Lower learning_rate (now"
-                        f" {learning_rate}) or raise warmup (now {warmup} steps)."
-                    )
+                check_finite(loss, step, epoch, learning_rate, warmup)
                 tell((at + 1) * batch, epochs * steps * batch, loss)
-            _save(scratch, model, optimizers, recipe, epoch + 1)
+            save_checkpoint(scratch, model, optimizers, recipe, epoch + 1)
     model.eval().requires_grad_(False)
     return clip
 
@@ -165,16 +164,9 @@ def _written_out_attention(model: CLIP) -> Iterator[None]:
             hook.remove()
 
 
-def _schedule(step: int, steps: int, warmup: int) -> float:
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
 def _order(images: int, variants: int, texts: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
     """An epoch's order of the images and choice of captions: a function of the seed and the epoch alone."""
-    state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
-    draw = torch.Generator().manual_seed(int(state[0] >> 1))
+    draw = epoch_draw(seed, epoch)
     order = torch.randperm(images, generator=draw)
     return order, torch.rand(images, variants, generator=draw).argsort(1)[:, :texts]
 
@@ -216,73 +208,9 @@ def _optimizers(model: CLIP, learning_rate: float, weight_decay: float) -> list[
     ]
 
 
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Deterministic kernels inside, whatever was set before outside."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    settings: Any = torch.utils.deterministic  # a module with properties, which pyright does not see
-    fill = settings.fill_uninitialized_memory
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    settings.fill_uninitialized_memory = False  # it only helps to find reads of what was never written
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        settings.fill_uninitialized_memory = fill
-
-
-def _save(
-    scratch: Path | None, model: CLIP, optimizers: list[torch.optim.Optimizer], recipe: dict[str, Any], epochs: int
-) -> None:
-    if scratch is None:
-        return
-    scratch.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": w.detach().cpu().contiguous() for name, w in model.state_dict().items()}
-    name_of: dict[Any, str] = {w: name for name, w in model.named_parameters()}
-    for w, state in (item for optimizer in optimizers for item in optimizer.state.items()):
-        tensors |= {f"{key}.{name_of[w]}": value.detach().cpu().contiguous() for key, value in state.items()}
-    part = scratch / f"{_CHECKPOINT}.part"
-    save_file(tensors, part, {"epochs": str(epochs), "recipe": json.dumps(recipe, sort_keys=True)})
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(scratch / _CHECKPOINT)
-
-
-def _resume(scratch: Path | None, model: CLIP, optimizers: list[torch.optim.Optimizer], recipe: dict[str, Any]) -> int:
-    """Put the checkpoint's weights and optimizer state in place; returns the epochs it has behind it."""
-    path = scratch / _CHECKPOINT if scratch else None
-    if path is None or not path.exists():
-        return 0
-    with safe_open(path, "pt") as file:
-        said = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if said["recipe"] != json.dumps(recipe, sort_keys=True):
-        raise ModelError(f"{path} is the checkpoint of a run with other parameters. Remove it, or use another scratch.")
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    name_of = {w: name for name, w in model.named_parameters()}
-    for optimizer in optimizers:
-        for w in (w for group in optimizer.param_groups for w in group["params"]):
-            keys = (
-                ("momentum_buffer",) if isinstance(optimizer, torch.optim.Muon) else ("step", "exp_avg", "exp_avg_sq")
-            )
-            optimizer.state[w] = {key: tensors[f"{key}.{name_of[w]}"].to(w.device) for key in keys}
-    return int(said["epochs"])
-
-
 def _check(images: xr.Dataset, epochs: int, batch: int, learning_rate: float, warmup: int, texts: int) -> None:
     for name in ("pixels", "label", "caption", "mentions"):
         if name not in images:
             raise DataError(f"training: the images have no variable {name!r}. Pass an images/train artifact.")
     count = images.sizes["image"]
-    bounds = {
-        "epochs": (epochs, 1, math.inf),
-        "batch": (batch, 2, count),
-        "texts_per_image": (texts, 1, images.sizes["variant"]),
-        "warmup": (warmup, 0, epochs * (count // max(batch, 1))),
-    }
-    for name, (value, low, high) in bounds.items():
-        if not low <= value <= high:
-            raise ParamError(f"training: {name} = {value}, expected {low} to {high} ({count} images). Change {name}.")
-    if not 0 < learning_rate < 1:
-        raise ParamError(f"training: learning_rate = {learning_rate}, expected between 0 and 1, say 0.001.")
+    check_numbers(count, epochs, batch, learning_rate, warmup, texts_per_image=(texts, 1, images.sizes["variant"]))

@@ -16,6 +16,8 @@ from optogram.report.images import Thumbnails
 from optogram.report.made import all_made
 from optogram.report.neurons import neuron_pages, neurons_of
 from optogram.report.panels import Context, Section
+from optogram.report.visual_tables import tiles as visual_tiles
+from optogram.report.visualisation_pages import Bench
 
 TEMPLATES = Path(__file__).parent / "templates"
 ASSETS = ("report.css", "report.js")
@@ -85,20 +87,32 @@ READING = {
         "For one head and image, which tokens write its most and its least similar description. Orange adds to the "
         "description's coefficient, blue takes away from it. Every head's page has its own.",
     ),
+    "visualisations": (
+        "Feature visualisation",
+        "Images that a method drew so that a classifier sees in them as much as it can of a class, a neuron or a "
+        "concept: VITAL, which matches the features of reference images, beside its rivals, at the same budget. A "
+        "picture helps if others than the model itself recognise what it is of: CLIP does, if it can be understood.",
+    ),
 }
 
 
-def build_report(out: Path, images: Datasets, models: Mapping[str, Datasets]) -> None:
-    """Write the report into the folder `out`: index.html, a page a head in heads/, a page a neuron in neurons/, and
-    what they share in assets/.
+def build_report(
+    out: Path,
+    images: Datasets,
+    models: Mapping[str, Datasets],
+    classifiers: Mapping[str, Datasets] | None = None,
+) -> None:
+    """Write the report into the folder `out`: index.html, a page a head in heads/, a page a neuron in neurons/, pages
+    of each classifier's visualisations in visualisations/ and circuits/, and what they share in assets/.
 
     `images` are the images artifacts by split. `models` maps each model's name to its artifacts by kind: ablation,
     textspan, roles, spurious, segmentation, joint, neurons/<layer>, neuron_ablation, concepts, adversarial, and
-    embeddings/<pool>; a kind that is absent, or whose attribute `skipped` is set, is said to be so in its section. The
+    embeddings/<pool>; `classifiers` each classifier's name to its targets, vital, baselines, visual_scores and
+    reference_sets. A kind that is absent, or whose attribute `skipped` is set, is said to be so in its section. The
     same artifacts give the same bytes. `out` appears whole or not at all. Raises ArtifactError if `out` exists,
     DataError if there are no images or no models.
     """
-    findings = collect(images, models)
+    findings = collect(images, models, classifiers)
     if out.exists():
         raise ArtifactError(f"{out} exists and is never overwritten. Remove it (`dvc repro` does), or name another.")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -114,8 +128,8 @@ def build_report(out: Path, images: Datasets, models: Mapping[str, Datasets]) ->
 def _write(folder: Path, findings: Findings) -> None:
     assets = folder / "assets"
     assets.mkdir(parents=True)
-    (folder / "heads").mkdir()
-    (folder / "neurons").mkdir()
+    for name in ("heads", "neurons", *(("visualisations", "circuits") if findings.classifiers else ())):
+        (folder / name).mkdir()
     thumbs = Thumbnails({**findings.images, **neuron_sections.misleading_images(findings)})
     context = Context(findings, thumbs, {model.name: neurons_of(model) for model in findings.models})
     pages = jinja2.Environment(
@@ -126,12 +140,14 @@ def _write(folder: Path, findings: Findings) -> None:
         lstrip_blocks=True,
     )
     pages.policies["json.dumps_kwargs"] = {"sort_keys": True, "allow_nan": False, "separators": (",", ":")}
-    shown = _sections(context)
+    bench = Bench(context)
+    shown = [*_sections(context), Section("visualisations", *READING["visualisations"], bench.section())]
     index = pages.get_template("index.html").render(
         sections=shown,
         models=findings.models,
         facts=summary.run_facts(findings),
         tiles=[(model, summary.tiles(context, model)) for model in findings.models],
+        visual_tiles=visual_tiles(findings.classifiers),
         artifacts=list(all_made(findings)),
         with_neurons=any(context.neurons.values()),
         root="",
@@ -146,6 +162,8 @@ def _write(folder: Path, findings: Findings) -> None:
     for model in findings.models:
         for name, content in neuron_pages(context, model):
             (folder / "neurons" / name).write_text(template.render(**content, root="../"))
+    for template, path, content in bench.pages():
+        (folder / path).write_text(pages.get_template(template).render(**content, root="../"))
     context.thumbs.write(assets)
     for name in ASSETS:
         shutil.copyfile(TEMPLATES / name, assets / name)

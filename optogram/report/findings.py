@@ -19,6 +19,8 @@ COLOURS = 8
 UNSHOWN = {
     "textspan": ("direction",),
     "neurons": ("r", "b", "c", "constant", "index", "coefficient", "threshold"),
+    "targets": ("direction", "box", "score"),
+    "vital": ("layer_loss",),
 }
 """Large variables of findings that no page shows, by the first part of their kind."""
 
@@ -119,10 +121,11 @@ class Model:
 
 @dataclass
 class Findings:
-    """All that a report shows. `images` by split; `models` by name, each its artifacts by kind."""
+    """All that a report shows. `images` by split; `models` (CLIP) and `classifiers`, each its artifacts by kind."""
 
     images: Datasets
     models: list[Model]
+    classifiers: list[Model] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
     class_attribute: str = ""
 
@@ -154,14 +157,20 @@ class Findings:
         return values[..., [stored.index(a) for a in self.attributes_of(dataset)]]
 
 
-def collect(images: Datasets, models: Mapping[str, Datasets]) -> Findings:
+def collect(
+    images: Datasets, models: Mapping[str, Datasets], classifiers: Mapping[str, Datasets] | None = None
+) -> Findings:
     """Findings from the artifacts; DataError if there are no images or no models."""
     if not images or not models:
         raise DataError(
             f"Nothing to report: {len(images)} image splits and {len(models)} models, expected at least one of each."
         )
+    return Findings(images, _models(models), _models(classifiers or {}))
+
+
+def _models(models: Mapping[str, Datasets]) -> list[Model]:
     names = slugs(models)
-    return Findings(images, [Model(name, names[name], _read(parts)) for name, parts in models.items()])
+    return [Model(name, names[name], _read(parts)) for name, parts in models.items()]
 
 
 def _read(parts: Datasets) -> Datasets:

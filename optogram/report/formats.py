@@ -53,6 +53,14 @@ MINED = {
     "similar": "Similar words",
     "second_order": "Second order",
 }
+VISUALISED = {
+    "real": "Real images",
+    "vital": "VITAL",
+    "fourier": "Fourier",
+    "maco": "MACO",
+    "deepinversion": "DeepInversion",
+    "pii": "PII",
+}
 METRICS = {
     "pixel_accuracy": "pixel accuracy",
     "miou": "mIoU",

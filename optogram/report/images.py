@@ -17,8 +17,12 @@ COLUMNS = 32
 ROWS = 32
 LARGEST = 96
 """Pixels a side of a thumbnail, at most; smaller images are kept as they are."""
-PNG_BYTES = 4500
-"""A thumbnail: sheets whose PNG takes more are JPEG."""
+PNG_BYTES, VEIL_BYTES = 4500, 1500
+"""A thumbnail, and a veil: sheets whose PNG takes more are JPEG."""
+CELL, VEIL = 224, 64
+"""Pixels a side of a picture and of a veil on a grid, at most."""
+GRID_PIXELS = 12_000_000
+"""Of a sheet of a grid: phones give up on larger pictures."""
 HOT, COLD = (235, 94, 0), (24, 90, 200)
 
 
@@ -31,6 +35,45 @@ class Thumb:
     x: int
     y: int
     labels: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pictures of no split in rows and columns, `rows` to a sheet; also veils, which are grey: 255 shows all."""
+
+    name: str
+    cells: UInt8[np.ndarray, "row column y x *rgb"]
+
+    @property
+    def rows(self) -> int:
+        """Rows of a sheet."""
+        return max(1, GRID_PIXELS // (self.cells.shape[1] * self._side**2))
+
+    @property
+    def _side(self) -> int:
+        return min(VEIL if self.cells.ndim == 4 else CELL, max(self.cells.shape[2:4]))
+
+    def place(self, row: int) -> tuple[str, int]:
+        """The sheet of a row of pictures, and its place there."""
+        return f"grid-{self.name}-{row // self.rows}", row % self.rows
+
+    def thumb(self, row: int, column: int, name: str, labels: str = "") -> Thumb:
+        """One picture."""
+        sheet, y = self.place(row)
+        return Thumb(name, sheet, column, y, labels)
+
+    def write(self, folder: Path) -> list[str]:
+        """Write the sheets into `folder`; their CSS."""
+        side, veil, rules = self._side, self.cells.ndim == 4, []
+        smooth = "" if side <= 64 and not veil else ";image-rendering:auto"
+        for start in range(0, len(self.cells), self.rows):
+            part, (name, _) = self.cells[start : start + self.rows], self.place(start)
+            pictures = part.reshape(-1, *part.shape[2:])
+            sheet, limit = _sheet(pictures, side, part.shape[1]), VEIL_BYTES if veil else PNG_BYTES
+            data, suffix = _encode(sheet, limit * len(pictures), 80 if veil else 92)
+            (folder / f"{name}.{suffix}").write_bytes(data)
+            rules.append(f".{name}{{background-image:url({name}.{suffix});--w:{part.shape[1]}{smooth}}}\n")
+        return rules
 
 
 class Thumbnails:
@@ -48,6 +91,11 @@ class Thumbnails:
             self._labels[split] = dataset["label"].values
             self._names[split] = strings(dataset["value_name"])
         self._used: dict[str, dict[int, int]] = {split: {} for split in images}
+        self._grids: dict[str, Grid] = {}
+
+    def grid(self, name: str, cells: UInt8[np.ndarray, "row column y x *rgb"]) -> Grid:
+        """Pictures of no split, or veils over pictures, under a name of letters that is theirs alone."""
+        return self._grids.setdefault(name, Grid(name, cells))
 
     def find(self, image: str) -> tuple[str, int] | None:
         """Split and row of an image id, or None if no split has it."""
@@ -81,10 +129,13 @@ class Thumbnails:
             for sheet, start in enumerate(range(0, len(rows), COLUMNS * ROWS)):
                 pixels = _rows_of(self._images[split]["pixels"], rows[start : start + COLUMNS * ROWS])
                 name = f"sheet-{self._slugs[split]}-{sheet}"
-                data, suffix = _encode(_sheet(pixels), len(pixels))
+                side = min(LARGEST, max(pixels.shape[1:3]))
+                data, suffix = _encode(_sheet(pixels, side, COLUMNS), PNG_BYTES * len(pixels), 92)
                 (folder / f"{name}.{suffix}").write_bytes(data)
                 smooth = "" if max(pixels.shape[1:3]) <= 64 else ";image-rendering:auto"
                 rules.append(f".{name}{{background-image:url({name}.{suffix}){smooth}}}\n")
+        for grid in self._grids.values():
+            rules += grid.write(folder)
         (folder / "sheets.css").write_text("".join(rules))
 
 
@@ -132,25 +183,25 @@ def _rows_of(pixels: xr.DataArray, rows: list[int]) -> UInt8[np.ndarray, "image 
     return read[np.argsort(order, kind="stable")]
 
 
-def _sheet(pixels: UInt8[np.ndarray, "image y x rgb"]) -> Image.Image:
-    side = min(LARGEST, max(pixels.shape[1:3]))
-    sheet = Image.new("RGB", (COLUMNS * side, side * -(-len(pixels) // COLUMNS)))
-    for cell, image in enumerate(pixels):
+def _sheet(pictures: UInt8[np.ndarray, "image y x *rgb"], side: int, columns: int) -> Image.Image:
+    mode = "RGB" if pictures.ndim == 4 else "L"
+    sheet = Image.new(mode, (columns * side, side * -(-len(pictures) // columns)))
+    for cell, image in enumerate(pictures):
         thumb = Image.fromarray(image)
         if thumb.size != (side, side):
             thumb = ImageOps.pad(thumb, (side, side), Image.Resampling.LANCZOS)
-        sheet.paste(thumb, (cell % COLUMNS * side, cell // COLUMNS * side))
+        sheet.paste(thumb, (cell % columns * side, cell // columns * side))
     return sheet
 
 
-def _encode(sheet: Image.Image, thumbs: int) -> tuple[bytes, str]:
-    """A sheet's bytes and suffix: exact where small, else JPEG in full colour (2.7, not 6.4 kB a scene)."""
+def _encode(sheet: Image.Image, most: int, quality: int) -> tuple[bytes, str]:
+    """A sheet's bytes and suffix: exact within `most` bytes, else JPEG in full colour (2.7, not 6.4 kB a scene)."""
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
-    if buffer.tell() <= PNG_BYTES * thumbs:
+    if buffer.tell() <= most:
         return buffer.getvalue(), "png"
     buffer = io.BytesIO()
-    sheet.save(buffer, format="JPEG", quality=92, subsampling=0)
+    sheet.save(buffer, format="JPEG", quality=quality, subsampling=0)
     return buffer.getvalue(), "jpg"
 
 

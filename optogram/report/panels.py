@@ -17,12 +17,15 @@ from optogram.report.made import Made, artifact_name, made
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts: its first column names the rows; `best` marks cells (row, column) to be set in bold."""
+    """A table of texts: its first column names the rows; `best` marks cells (row, column) to be set in bold, `second`
+    to be underlined.
+    """
 
     columns: list[str]
     rows: list[list[str]]
     caption: str = ""
     best: frozenset[tuple[int, int]] = frozenset()
+    second: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass

@@ -218,6 +218,11 @@ class Sheet:
         size = width / WIDTH, height / self.height
         self.figure.add_artist(Rectangle(at, *size, transform=self.figure.transFigure, **look))
 
+    def rule(self, left: float, right: float, y: float, colour: str, width: float) -> None:
+        """A level line."""
+        at = [left / WIDTH, right / WIDTH], [1 - y / self.height] * 2
+        self.figure.add_artist(Line2D(*at, transform=self.figure.transFigure, color=INKS[colour], linewidth=width))
+
     def png(self) -> bytes:
         """The figure as PNG, without date or program in it."""
         out = io.BytesIO()

@@ -10,7 +10,7 @@ from pathlib import Path
 import xarray as xr
 
 from optogram.errors import ArtifactError
-from optogram.report import curves, drawings
+from optogram.report import curves, drawings, visual_drawings
 from optogram.report.drawings import Drawn
 from optogram.report.findings import Datasets, Findings, Model, collect
 from optogram.report.sheet import plain_style
@@ -26,6 +26,11 @@ DRAWERS: dict[str, tuple[str, Callable[[Findings, Model, xr.Dataset], Drawn | No
     "neuron-texts": ("neuron_ablation", curves.neuron_texts),
 }
 """For each figure the kind of artifact that it is drawn from, and what draws it."""
+CLASSIFIER_DRAWERS: dict[str, Callable[[Findings, Model], Drawn | None]] = {
+    "gallery": visual_drawings.gallery,
+    "visual-scores": visual_drawings.visual_scores,
+}
+"""For each figure of a classifier what draws it."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +49,22 @@ class Still:
         return {"file": self.file, "title": self.title, "caption": self.caption, "model": self.model}
 
 
-def write_stills(out: Path, images: Datasets, models: Mapping[str, Datasets], *, scratch: Path | None = None) -> None:
+def write_stills(
+    out: Path,
+    images: Datasets,
+    models: Mapping[str, Datasets],
+    classifiers: Mapping[str, Datasets] | None = None,
+    *,
+    scratch: Path | None = None,
+) -> None:
     """Write the folder `out`: a PNG a figure and model, and index.json, which lists them.
 
-    `images` and `models` are as `build_report` takes them; of `images` the eval split is enough. A finding that is
-    absent or skipped gives no figure. The same artifacts give the same bytes. `out` appears whole or not at all; what
-    is unfinished lies in `scratch`, or beside `out`. Raises ArtifactError if `out` exists, DataError if there are no
-    images or no models.
+    `images`, `models` and `classifiers` are as `build_report` takes them; of `images` the eval split is enough. A
+    finding that is absent or skipped gives no figure. The same artifacts give the same bytes. `out` appears whole or
+    not at all; what is unfinished lies in `scratch`, or beside `out`. Raises ArtifactError if `out` exists, DataError
+    if there are no images or no models.
     """
-    found = sorted(stills(collect(images, models)), key=lambda still: still.file)
+    found = sorted(stills(collect(images, models, classifiers)), key=lambda still: still.file)
     if out.exists():
         raise ArtifactError(f"{out} exists and is never overwritten. Remove it (`dvc repro` does), or name another.")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -70,19 +82,25 @@ def write_stills(out: Path, images: Datasets, models: Mapping[str, Datasets], *,
 
 
 def stills(findings: Findings) -> Iterator[Still]:
-    """The figures of all models, each drawn when it is asked for."""
+    """The figures of all models and classifiers, each drawn when it is asked for."""
     for model in findings.models:
         for name, (kind, draw) in DRAWERS.items():
             part = model.part(kind)
-            if part is None:
-                continue
-            with plain_style():
-                drawn = draw(findings, model, part)
-                png = b"" if drawn is None else drawn[2].png()
-            if drawn is not None:
-                title, caption, sheet = drawn
-                short = "".join(f" “{shown}” stands for “{name}”." for shown, name in sheet.shortened)
-                yield Still(f"{_stem(model.slug)}-{name}.png", title, caption + short, model.name, png)
+            if part is not None:
+                yield from _still(model, name, lambda draw=draw, model=model, part=part: draw(findings, model, part))
+    for model in findings.classifiers:
+        for name, draw in CLASSIFIER_DRAWERS.items():
+            yield from _still(model, name, lambda draw=draw, model=model: draw(findings, model))
+
+
+def _still(model: Model, name: str, draw: Callable[[], Drawn | None]) -> Iterator[Still]:
+    with plain_style():
+        drawn = draw()
+        png = b"" if drawn is None else drawn[2].png()
+    if drawn is not None:
+        title, caption, sheet = drawn
+        short = "".join(f" “{shown}” stands for “{name}”." for shown, name in sheet.shortened)
+        yield Still(f"{_stem(model.slug)}-{name}.png", title, caption + short, model.name, png)
 
 
 def _stem(slug: str) -> str:

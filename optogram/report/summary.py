@@ -49,6 +49,8 @@ def run_facts(findings: Findings) -> list[tuple[str, str]]:
             total = count(sum(part.sizes["neuron"] for part in model.neuron_layers.values()))
             shown = f"{model.name}: {total} in MLP layers {', '.join(map(str, model.neuron_layers))}"
             facts.append(("Neurons", shown))
+    if findings.classifiers:
+        facts.append(("Classifiers", ", ".join(model.name for model in findings.classifiers)))
     return facts
 
 

@@ -76,12 +76,14 @@ def write_sharded(
     dim: str = "image",
     scratch: Path = Path(".scratch"),
     runner: Runner | None = None,
+    sample: xr.Dataset | None = None,
 ) -> None:
     """Write an artifact of `total` rows along `dim`, `shard` rows at a time, resuming where an earlier run stopped.
 
     `compute(start, stop)` returns the Dataset of these rows and must depend on nothing else; variables without `dim`
-    (they must not vary) are kept from a first call, for one row, which also lays out the store. `runner` makes the
-    shards elsewhere (`optogram.store.cluster`); by default they are made here, one after the other.
+    (they must not vary) are kept from a first call, for one row, which also lays out the store. Where a row is dear,
+    give a `sample` instead: one row of the right variables, shapes and dtypes, its values along `dim` of no matter.
+    `runner` makes the shards elsewhere (`optogram.store.cluster`); by default they are made here, one after the other.
 
     Raises ArtifactError if `out` exists, if another process is making it, if the disk is too small for it or fills up,
     or if `compute` gives a NaN or an infinity. What was finished is kept.
@@ -98,7 +100,9 @@ def write_sharded(
             (runner or in_turn)(work, compute) as run,
             progress(label, total, dim or "table", done=kept) as advance,
         ):
-            if LAYOUT not in done:
+            if LAYOUT not in done and sample is not None:
+                seal(work, LAYOUT, make(work, lambda start, stop: sample, LAYOUT))
+            elif LAYOUT not in done:
                 for number in run([LAYOUT]):
                     advance(work.rows(number))
             need = bytes_a_row(work) * (total - kept)

@@ -16,7 +16,7 @@ from torchvision.models.vgg import VGG, make_layers
 
 from optogram.data.photos import Photos
 from optogram.errors import ModelError
-from optogram.models.classifiers import activations, blocks, load_classifier
+from optogram.models.classifiers import activations, blocks, in_order, load_classifier
 from optogram.models.folder import Preprocess
 
 SHARED = Path(os.environ.get("OPTOGRAM_SHARED_DATA", Path(__file__).parents[3] / "shared/data"))
@@ -289,3 +289,12 @@ def test_a_really_trained_resnet_on_real_photographs():
         guess = found.model(images).argmax(1).numpy()
     # 83.1 % on all 2,000; within two standard deviations of 200
     assert (guess == rows.label.values[:, 0]).mean() > 0.778
+
+
+def test_layers_are_put_in_the_order_in_which_they_run():
+    model = torchvision.models.resnet18(num_classes=3)
+    assert in_order(model, ["layer4", "layer2"], size=64) == ["layer2", "layer4"]
+    with pytest.raises(ModelError, match=r"layer 'layer9' of ResNet is not in it. Did you mean 'layer4'"):
+        in_order(model, ["layer9"], size=64)
+    with pytest.raises(ModelError, match=r"layer 'layer1.0.relu' of ResNet does not run exactly once"):
+        in_order(model, ["layer1.0.relu"], size=64)

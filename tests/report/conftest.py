@@ -1,9 +1,13 @@
 """One run's artifacts, shared by the tests of this folder (none of which changes them)."""
 
 import pytest
-from planted_findings import KINDS, PER_LAYER, POOLS, photo_run, write_run
+from planted_findings import KINDS, PER_LAYER, POOLS, photo_run, provenance, write_run
+from planted_visualisations import write_classifiers
 
+from optogram.data.scenes import Scenes
 from optogram.store.read import read
+
+CLASSIFIERS = ("resnet", "vit", "resnet_biased")
 
 
 @pytest.fixture(scope="session")
@@ -11,6 +15,7 @@ def artifacts(tmp_path_factory):
     """The folder of a run's artifacts."""
     folder = tmp_path_factory.mktemp("artifacts")
     write_run(folder)
+    write_classifiers(folder, CLASSIFIERS)
     return folder
 
 
@@ -27,3 +32,15 @@ def scenes(artifacts):
 def photos():
     """(images, models) of a run on photographs: one attribute, hostile names, what they cannot give skipped."""
     return photo_run()
+
+
+@pytest.fixture(scope="session")
+def images():
+    """A few images, for what is not about images."""
+    return {"train": Scenes("train", 40, 0).read(0, 40).assign_attrs(provenance("images/train").attributes("0" * 64))}
+
+
+@pytest.fixture(scope="session")
+def classifiers(tmp_path_factory):
+    """Artifacts of two classifiers, by name and kind."""
+    return write_classifiers(tmp_path_factory.mktemp("classifiers"), ["resnet", "vit"])

@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from optogram.data.scenes import ATTRIBUTES, Scenes
+from optogram.data.scenes import ATTRIBUTES, SPLITS, Scenes
 from optogram.store.read import read
 from optogram.store.write import Provenance, write_dataset
 
@@ -17,11 +17,14 @@ POOLS = ["descriptions", "words", "class", "random"]
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & 'quotes\" %{x} <b>"
 
 
-def write_run(folder, models=("demo",), counts=(("train", 40), ("reference", 40), ("eval", 160), ("biased", 60))):
+COUNTS = tuple((split, {"eval": 160, "biased": 60}.get(split, 40)) for split in SPLITS)
+
+
+def write_run(folder, models=("demo",), counts=COUNTS):
     """Write and read a run on scenes."""
 
     def keep(name, dataset):
-        made = _made(name)
+        made = provenance(name)
         write_dataset(folder / name, dataset, made, scratch=folder / ".scratch")
         return read(folder / name)
 
@@ -38,7 +41,7 @@ def photo_run(model="demo"):
     """A run on photographs, in memory."""
 
     def keep(name, dataset):
-        return dataset.assign_attrs(_made(name, note=HOSTILE).attributes("0" * 64))
+        return dataset.assign_attrs(provenance(name, note=HOSTILE).attributes("0" * 64))
 
     rng = np.random.default_rng(7)
     values = {"class": [HOSTILE, "1", "2024-01-01", "cat"]}
@@ -78,7 +81,8 @@ def _path(kind, model):
     return "/".join([first, model, *below])
 
 
-def _made(name, **params):
+def provenance(name, **params):
+    """What a planted artifact was made from."""
     return Provenance(name.split("/")[0], f"Title of {name}", {"seed": 0, **params}, {"images/eval": "0" * 64})
 
 

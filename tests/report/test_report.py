@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 import pytest
 import xarray as xr
 from planted_findings import HOSTILE, KINDS
+from planted_visualisations import KINDS as VISUAL
 
 from optogram.errors import ArtifactError, DataError
 from optogram.profiles import profile_text
@@ -228,9 +229,11 @@ def test_an_image_of_no_split_is_marked(scenes, tmp_path):
 def test_the_stage_writes_it(artifacts, report, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(profile_text("demo", ["second_order.layers=[0,1]"]))
-    argv = [f"--{kind}={artifacts / kind}" for kind in ("images", "embeddings", "neurons", *KINDS)]
+    argv = [f"--{kind}={artifacts / kind}" for kind in ("images", "embeddings", "neurons", *KINDS, *VISUAL)]
     main([*argv, f"--out={tmp_path / 'report'}"])
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"index.html", "assets", "heads", "neurons"}
+    folders = {"assets", "heads", "neurons", "visualisations", "circuits"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"index.html", *folders}
+    assert "reference_sets/resnet" in (tmp_path / "report/index.html").read_text()
 
 
 @pytest.mark.slow

@@ -205,3 +205,16 @@ def test_digest_is_of_the_content_alone(tmp_path):
     (tmp_path / "a").rename(tmp_path / "b")
     assert folder_digest(tmp_path / "b") == one
     assert hashlib.sha256(b"1").hexdigest() not in one
+
+
+def test_a_sample_lays_out_what_is_dear_to_compute(here):
+    asked = []
+
+    def compute(start, stop):
+        asked.append((start, stop))
+        return rows(start, stop)
+
+    write_sharded(Path("a"), compute, MADE, total=12, shard=5, sample=rows(0, 1))
+    assert asked == [(0, 5), (5, 10), (10, 12)]
+    write_sharded(Path("b"), rows, MADE, total=12, shard=5)
+    assert folder_digest(Path("a")) == folder_digest(Path("b"))

@@ -111,14 +111,48 @@
     if (buttons.length) show(0);
   }
 
+  // Visualisations: another seed is the picture to the right, on the same sheet.
+  for (const input of all("input[name=seed]")) {
+    const choose = () => {
+      if (!input.checked) return;
+      document.documentElement.style.setProperty("--seed", input.value);
+      for (const part of all("[data-seed]")) part.toggleAttribute("hidden", part.dataset.seed !== input.value);
+    };
+    input.addEventListener("change", choose);
+    choose();
+  }
+
+  // What the optimisation attended to least fades first. A veil's brightness a is how far a place was attended to; it
+  // is drawn in the colour of the page with opacity 3 (t - a), so that at t = 1 only places above 2/3 are seen.
+  const slider = document.getElementById("transparency");
+  if (slider) {
+    const fade = () => {
+      const t = Number(slider.value), [r, g, b] = css("--surface").match(/[0-9a-f]{2}/gi).map((part) => parseInt(part, 16) / 255);
+      document.querySelector("#veil feColorMatrix").setAttribute("values", `0 0 0 0 ${r} 0 0 0 0 ${g} 0 0 0 0 ${b} -3 0 0 0 ${3 * t}`);
+      document.documentElement.classList.toggle("veiled", t > 0);
+    };
+    slider.addEventListener("input", fade);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", fade);
+    fade();
+  }
+
+  // A small curve leads to the plot of its target.
+  for (const curve of all("[data-choose]")) curve.addEventListener("click", () => {
+    const select = document.querySelector("#convergence select");
+    if (!select) return;
+    select.value = curve.dataset.choose;
+    select.dispatchEvent(new Event("change"));
+  });
+
   // A thumbnail, larger, with all that is known about it.
   const closer = document.getElementById("closer");
   document.addEventListener("click", (event) => {
     const thumb = event.target.closest(".thumb:not(.none)");
     if (event.target === closer) closer.close();
     if (!thumb || closer.contains(thumb)) return;
-    closer.querySelector(".big").replaceChildren(thumb.cloneNode());
-    closer.querySelector("p").textContent = thumb.title;
+    closer.querySelector(".big").replaceChildren((thumb.closest(".shot") || thumb).cloneNode(true));
+    const told = all("figcaption:not([hidden]) span", thumb.closest(".target figure") || closer).map((line) => line.textContent);
+    closer.querySelector("p").textContent = [thumb.title, ...told].join(" · ");
     closer.showModal();
   });
 

@@ -1,0 +1,160 @@
+"""Methods: pictures of every target by every method, as rows of the artifacts vital/<model> and baselines/<model>."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Int
+
+from optogram.methods.drawing import Drawn, Tell, image_seed, recorded
+from optogram.methods.prototypes import Match, directions_of, match_of
+from optogram.methods.relevance import Attributor
+from optogram.methods.vital import vital
+from optogram.models.classifier_folder import load_classifier_folder
+from optogram.models.classifiers import Classifier
+from optogram.progress import progress
+from optogram.store.read import read
+
+
+class Album:
+    """Places for the pictures of some targets, filled one batch of (target, seed) at a time.
+
+    Empty, it is also the sample that lays out the artifact (`write_sharded`).
+    """
+
+    def __init__(self, targets: xr.Dataset, methods: Sequence[str], seeds: int, steps: int) -> None:
+        size = targets.sizes["y"], targets.sizes["x"]
+        count = targets.sizes["target"], len(methods), seeds
+        marks = recorded(steps)
+        self.names = targets.target.values.astype(str).tolist()
+        self.seeds = seeds
+        status = np.full(count, "not drawn", dtype=object)
+        self.dataset = xr.Dataset(
+            {
+                "pixels": (("target", "method", "seed", "y", "x", "rgb"), np.zeros((*count, *size, 3), np.uint8)),
+                "transparency": (("target", "method", "seed", "y", "x"), np.zeros((*count, *size), np.uint8)),
+                "loss": (("target", "method", "seed", "step"), np.zeros((*count, len(marks)), np.float32)),
+                "status": (("target", "method", "seed"), status),
+            },
+            coords={"target": self.names, "method": list(methods), "seed": range(seeds), "step": marks},
+        )
+
+    def places(self, rows: Sequence[int], batch: int) -> Iterator[Int[np.ndarray, "image 2"]]:
+        """(target, seed) of the images of these targets, at most `batch` at once."""
+        pairs = np.array([(row, seed) for row in rows for seed in range(self.seeds)])
+        yield from (pairs[start : start + batch] for start in range(0, len(pairs), batch))
+
+    def seeds_of(self, places: Int[np.ndarray, "image 2"], seed: int) -> list[int]:
+        """The images' own seeds: of the run, the target's name and the number, whatever is drawn beside them."""
+        return [image_seed(seed, self.names[row], number) for row, number in places.tolist()]
+
+    def put(self, method: str, places: Int[np.ndarray, "image 2"], drawn: Drawn) -> None:
+        """Keep what was drawn, in 8 bits."""
+        at = places[:, 0], self.dataset.method.values.tolist().index(method), places[:, 1]
+        pixels = (drawn.rgb * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        self.dataset.pixels.values[at] = pixels.numpy()
+        self.dataset.transparency.values[at] = (drawn.transparency * 255).round().to(torch.uint8).numpy()
+        self.dataset.loss.values[at] = drawn.loss.numpy()
+        stopped = drawn.diverged.tolist()
+        self.dataset.status.values[at] = [f"diverged at step {step}" if step >= 0 else "done" for step in stopped]
+
+    def refuse(self, method: str, rows: Sequence[int], why: str) -> None:
+        """Say that a method is not defined for some targets."""
+        self.dataset.status.values[list(rows), self.dataset.method.values.tolist().index(method)] = (
+            f"not defined: {why}"
+        )
+
+
+def vital_album(
+    classifier: Classifier,
+    targets: xr.Dataset,
+    prototypes: xr.Dataset,
+    *,
+    seed: int,
+    seeds: int,
+    steps: int,
+    batch: int,
+    rule: str = "lrp",
+    class_relevance: bool = False,
+    weights: Mapping[str, float] | None = None,
+    inner_weights: Mapping[str, float] | None = None,
+    tell: Tell | None = None,
+    **options: Any,
+) -> xr.Dataset:
+    """VITAL's pictures of all targets (a part of targets/<model>) by their prototypes (the same part of prototypes/).
+
+    seeds: pictures a target. batch: images drawn at once. weights, inner_weights: of layers, for classes and for inner
+    targets. options: of `vital`. `layer_loss` (target, block, seed) is the final L_SM of each layer, 0 where a target
+    is not matched.
+
+    Raises as `vital`.
+    """
+    layers = prototypes.block.values.astype(str).tolist()
+    device = next(classifier.model.parameters()).device
+    size = targets.sizes["y"], targets.sizes["x"]
+    album = Album(targets, ["vital"], seeds, steps)
+    losses = np.zeros((targets.sizes["target"], len(layers), seeds), np.float32)
+    attributor: Attributor | None = None
+    for match, rows in _alike(classifier, targets, layers, size, class_relevance).items():
+        given = (inner_weights if match.layer else weights) or {}
+        if match.weighted and attributor is None:
+            attributor = Attributor(classifier.model, rule)
+        for places in album.places(rows, batch):
+            part = targets.isel(target=places[:, 0])
+            wanted = {
+                name: torch.from_numpy(prototypes[f"prototype_{layers.index(name)}"].values[places[:, 0]]).to(device)
+                for name in match.layers
+            }
+            drawn, final = vital(
+                classifier,
+                wanted,
+                seeds=album.seeds_of(places, seed),
+                size=size,
+                steps=steps,
+                weights={name: weight for name, weight in given.items() if name in match.layers},
+                relevance=attributor if match.weighted else None,
+                start=match.start(directions_of(part, match, len(classifier.classes)).to(device)),
+                tell=tell,
+                **options,
+            )
+            album.put("vital", places, drawn)
+            for at, name in enumerate(match.layers):
+                losses[places[:, 0], layers.index(name), places[:, 1]] = final[:, at].numpy()
+    return with_losses(album, layers, losses)
+
+
+def with_losses(album: Album, layers: Sequence[str], losses: np.ndarray | None = None) -> xr.Dataset:
+    """VITAL's album with the final L_SM of each layer (target, block, seed); zeros by default."""
+    zeros = np.zeros((len(album.names), len(layers), album.seeds), np.float32)
+    variable = ("target", "block", "seed"), zeros if losses is None else losses
+    return album.dataset.assign_coords(block=list(layers)).assign(layer_loss=variable)
+
+
+def drawing_vital(
+    model: Path, targets: Path, prototypes: Path, seed: int, settings: Mapping[str, Any], device: str
+) -> Callable[[int, int], xr.Dataset]:
+    """`compute(start, stop)`: vital/<model> of these rows of `targets` and `prototypes`; settings: of `vital_album`."""
+    classifier, wanted, found = load_classifier_folder(model, device), read(targets), read(prototypes)
+
+    def compute(start: int, stop: int) -> xr.Dataset:
+        part = slice(start, stop)
+        total = (stop - start) * settings["seeds"] * settings["steps"]
+        with progress(f"VITAL, targets {start} to {stop - 1}", total, "steps", bar=False) as tell:
+            rows = wanted.isel(target=part).load()
+            return vital_album(classifier, rows, found.isel(target=part), seed=seed, tell=tell, **settings)
+
+    return compute
+
+
+def _alike(
+    classifier: Classifier, targets: xr.Dataset, layers: Sequence[str], size: tuple[int, int], class_relevance: bool
+) -> dict[Match, list[int]]:
+    """Rows of the targets that are matched in the same way, which can be drawn together."""
+    found: dict[Match, list[int]] = {}
+    for row in range(targets.sizes["target"]):
+        match = match_of(targets.isel(target=row), classifier, layers, size, class_relevance=class_relevance)
+        found.setdefault(match, []).append(row)
+    return found

@@ -1,0 +1,67 @@
+"""Methods: VITAL (Görgün et al. 2025): images drawn so that their features are distributed as those of references.
+
+Section 3: at every chosen layer, L_SM (eq. 2, Algorithm 1) to the prototype of the target's references, plus total
+variation and l2 norm (eq. 3, 4). With relevance (section 3.3) it matches activations times their relevance for the
+target, on both sides; the relevance of the image that is drawn is taken anew at each step and held constant in it, so
+that the gradient is that of the activations.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from optogram.methods.drawing import Drawn, Pixels, Tell, draw, jitter, jittered, l2_norm, total_variation
+from optogram.methods.relevance import Attributor, Start
+from optogram.methods.sort_matching import matching_loss, sort_match_loss
+from optogram.models.classifiers import Classifier, activations
+
+
+def vital(
+    classifier: Classifier,
+    prototypes: Mapping[str, Float32[Tensor, "image channel rank"]],
+    *,
+    seeds: Sequence[int],
+    size: tuple[int, int],
+    steps: int = 300,
+    learning_rate: float = 0.1,
+    decay: bool = True,
+    jitter_share: float = 0.125,
+    tv: float = 3e-6,
+    l2: float = 3e-6,
+    weights: Mapping[str, float] | None = None,
+    relevance: Attributor | None = None,
+    start: Start | None = None,
+    tell: Tell | None = None,
+) -> tuple[Drawn, Float32[Tensor, "image block"]]:
+    """Draw one image for each seed, all at once; and the final L_SM of each layer, in the order of `prototypes`.
+
+    prototypes: for each layer those of the images' targets, one an image (`reference_prototype`), on the model's
+    device, taken from references of this size. size: (y, x) of the images. jitter_share: largest shift each way, as a
+    share of the side. tv, l2: alpha_TV and alpha_l2 of eq. 3, on images in the units that the model takes.
+    relevance, start: match activations times relevance for the targets that `start` has, one row an image.
+
+    Raises ParamError and ShapeError as `draw` and `matching_loss`, ModelError as `activations` and `Attributor`.
+    """
+    device = next(iter(prototypes.values())).device
+    shifts = jitter(seeds, steps, size, jitter_share)
+    canvas = Pixels(seeds, size, classifier.mean, classifier.std, device)
+
+    def features(seen: Tensor) -> dict[str, Tensor]:
+        found = activations(classifier.model, seen, list(prototypes))
+        if relevance is not None and start is not None:
+            share = relevance(seen.detach(), list(prototypes), start)
+            found = {name: each * share[name] for name, each in found.items()}
+        return found
+
+    def loss(rgb: Tensor, step: int) -> Tensor:
+        seen = classifier.normalise(jittered(rgb, shifts[:, step]))
+        matched = matching_loss(features(seen), prototypes, weights)
+        return matched + tv * total_variation(seen) + l2 * l2_norm(seen)
+
+    drawn = draw(canvas, loss, steps=steps, learning_rate=learning_rate, betas=(0.5, 0.9), decay=decay, tell=tell)
+    with torch.no_grad():
+        found = features(classifier.normalise(drawn.rgb.to(device)))
+        layers = [sort_match_loss(found[name], prototype) for name, prototype in prototypes.items()]
+    return drawn, torch.stack(layers, 1).cpu()

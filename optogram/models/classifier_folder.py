@@ -1,0 +1,71 @@
+"""Room models: a classifier as a folder on disk (config.json, model.safetensors), saved and loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from optogram.errors import ModelError
+from optogram.models.architectures import build_architecture
+from optogram.models.classifiers import Classifier, load_classifier
+from optogram.models.folder import Preprocess
+from optogram.models.model_files import classifier_config, misfit, new_folder, write_model
+
+
+def save_classifier(
+    classifier: Classifier,
+    path: Path,
+    *,
+    spec: str,
+    arguments: dict[str, Any],
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write the folder, whole or not at all; weights as `dtype`.
+
+    spec, arguments: what `build_architecture` makes the same module of. Of a preprocessing other than our own, size,
+    mean and std are kept, not how it crops: torchvision's may scale an image to 232 and cut out 224.
+
+    Raises ModelError if `path` exists, if spec and arguments give another module, if the number of classes is not that
+    of the logits, and for images that are not square.
+    """
+    path, size, preprocess = Path(path), classifier.size, classifier.preprocess
+    if size is not None and size[0] != size[1]:
+        raise ModelError(f"{spec} takes images of {size[0]} x {size[1]}; a model folder holds square sizes only.")
+    _check_classes(classifier, spec)
+    if not isinstance(preprocess, Preprocess) and size is not None:
+        preprocess = Preprocess(size[0], classifier.mean, classifier.std)
+    kept = vars(preprocess) if isinstance(preprocess, Preprocess) else {"mean": classifier.mean, "std": classifier.std}
+    config = {
+        "kind": "classifier",
+        "spec": spec,
+        "arguments": arguments,
+        "classes": list(classifier.classes),
+        "attribute": classifier.attribute,
+        "preprocess": kept,
+    }
+    if problem := misfit(build_architecture(spec, arguments), classifier.model.state_dict()):
+        raise ModelError(f"{spec} with {arguments} is not the model to be saved: {problem}.")
+    with new_folder(path) as part:
+        write_model(part, config, classifier.model, dtype)
+
+
+def _check_classes(classifier: Classifier, spec: str) -> None:
+    height, width = classifier.size or (64, 64)
+    grey = classifier.preprocess(np.full((1, height, width, 3), 128, np.uint8))
+    logits = classifier.model(grey.to(next(classifier.model.parameters()).device)).shape[-1]
+    if classifier.classes and len(classifier.classes) != logits:
+        raise ModelError(
+            f"{spec} has {logits} logits, but {len(classifier.classes)} classes are named "
+            f"({', '.join(classifier.classes[:5])}, …). Name one class a logit, in their order."
+        )
+
+
+def load_classifier_folder(path: Path, device: str = "auto") -> Classifier:
+    """The classifier of a model folder, in eval mode, float32, without gradients. `auto` is CUDA where there is one.
+
+    Its architecture is rebuilt from the spec, without a network. Raises ModelError if a file is missing or damaged, or
+    a tensor does not fit the architecture.
+    """
+    classifier_config(Path(path))
+    return load_classifier(str(path), device=device)
