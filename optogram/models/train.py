@@ -20,6 +20,7 @@ from optogram.models.training import (
     check_numbers,
     deterministic,
     epoch_draw,
+    mixed_precision,
     resume,
     save_checkpoint,
     set_rate,
@@ -118,8 +119,7 @@ def matching_loss(logits: Float[Tensor, "image text"], truth: Bool[Tensor, "imag
 def _step(
     model: CLIP, optimizers: list[torch.optim.Optimizer], seen: Tensor, read: Tensor, truth: Bool[Tensor, "image text"]
 ) -> float:
-    kind = seen.device.type
-    with torch.autocast(kind, torch.bfloat16):
+    with mixed_precision(seen.device):
         image, text = model.encode_image(seen), _encode_text(model, read)
     image, text = (torch.nn.functional.normalize(side.float(), dim=-1) for side in (image, text))
     loss = matching_loss(model.logit_scale.exp() * image @ text.T, truth)
