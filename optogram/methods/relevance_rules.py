@@ -1,8 +1,8 @@
 """Methods: the propagation rules of relevance, as other derivatives of the functions that a model calls.
 
 Relevance R of a feature a is kept as the ratio c = R / a, which autograd carries backwards like a gradient. In these
-terms a residual sum, a concatenation, padding, average and max pooling, ReLU and a dead weight need no rule: with its
-own derivative each of them conserves sum(a c). So a sum without a module of its own is split in proportion to its
+terms a residual sum, a concatenation, padding, average and max pooling, ReLU and a constant factor need no rule: with
+its own derivative each of them conserves sum(a c). So a sum without a module of its own is split in proportion to its
 summands, as zennit's `Sum` module with its `Norm` rule does. The other functions get their rules here, whether a module
 calls them or the model's own code does.
 """
