@@ -29,10 +29,12 @@ class ClassifierTraining(Section):
 _RESNET = {"channels": [32, 64, 128, 192], "stem_width": 16}
 _VIT = {
     "img_size": 64,
-    "patch_size": 8,
+    "conv_stem": [24, 48],
     "embed_dim": 96,
     "depth": 4,
-    "num_heads": 3,
+    "num_heads": 6,
+    "mlp_ratio": 2.0,
+    "act_layer": "relu",
     "class_token": False,
     "global_pool": "avg",
 }
@@ -44,7 +46,9 @@ class TrainClassifier(Section):
     models: dict[str, ClassifierTraining] = Field(
         default={
             "resnet": ClassifierTraining(spec="timm:resnet10t", arguments=_RESNET, epochs=2),
-            "vit": ClassifierTraining(spec="timm:vit_tiny_patch16_224", arguments=_VIT, epochs=6, learning_rate=2e-3),
+            "vit": ClassifierTraining(
+                spec="timm:vit_tiny_patch16_224", arguments=_VIT, epochs=4, batch=32, learning_rate=1e-3, warmup=200
+            ),
             "resnet_biased": ClassifierTraining(
                 spec="timm:resnet10t", arguments=_RESNET, split="train_biased", epochs=4
             ),

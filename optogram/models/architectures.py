@@ -2,7 +2,8 @@
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ def build_architecture(spec: str, arguments: dict[str, Any], *, seed: int = 0) -
     """The classifier that `spec` names, with random weights drawn from `seed`, in training mode.
 
     spec: timm:NAME, torchvision:NAME (without the published weights that a tag names) or callable:MODULE:FACTORY, whose
-    factory is called with the arguments. arguments: of the architecture, such as num_classes or img_size.
+    factory is called with the arguments. arguments: of the architecture, such as num_classes or img_size; a ViT of
+    timm also takes conv_stem, widths of early convolutions in place of its one projection of patches (Xiao et al.
+    2021): [24, 48] gives tokens of 8 x 8 pixels, and learns from far fewer images.
 
     Raises ModelError for an unknown name, with the nearest ones, and for arguments that the architecture does not take.
     """
@@ -95,7 +98,20 @@ def _timm(spec: str, name: str) -> Callable[..., Any]:
     import timm
 
     timm_name(spec, name)
-    return lambda **arguments: timm.create_model(name, pretrained=False, **arguments)
+
+    def build(conv_stem: Sequence[int] = (), **arguments: Any) -> nn.Module:
+        stem = _conv_stem([*conv_stem, arguments["embed_dim"]]) if conv_stem else {}
+        return timm.create_model(name, pretrained=False, **stem, **arguments)
+
+    return build
+
+
+def _conv_stem(widths: Sequence[int]) -> dict[str, Any]:
+    """Arguments of a ViT of timm whose tokens are made by convolutions of these widths, each halving the image."""
+    from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
+
+    stem = ConvStem(channels=tuple(widths), depth=len(widths), stride=(2,) * len(widths), padding=1)
+    return {"embed_layer": partial(HybridEmbed, backbone=stem, proj=False), "patch_size": 1}
 
 
 def _torchvision(spec: str, name: str) -> Callable[..., Any]:

@@ -23,6 +23,7 @@ from optogram.models.training import (
     mixed_precision,
     resume,
     save_checkpoint,
+    set_places,
     set_rate,
 )
 
@@ -172,19 +173,9 @@ def _order(images: int, variants: int, texts: int, seed: int, epoch: int) -> tup
 
 
 def _set_places(model: CLIP) -> None:
-    """Let the position embedding of the patches start from waves over their grid (Beyer et al. 2022, section 2).
-
-    open_clip starts from noise a tenth as strong as what a patch holds: in a short run, places are never learned.
-    """
+    """open_clip starts from noise a tenth as strong as what a patch holds: in a short run, places are never learned."""
     visual: Any = model.visual
-    rows, columns = visual.grid_size
-    place: Tensor = visual.positional_embedding
-    waves = place.shape[1] // 4
-    rate = 2 * math.pi / torch.logspace(math.log2(4), math.log2(64), waves, base=2)
-    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    angles = torch.cat([y.reshape(-1, 1) * rate, x.reshape(-1, 1) * rate], 1)
-    with torch.no_grad():
-        place[1:, : 4 * waves] = 0.7 * torch.cat([angles.sin(), angles.cos()], 1)
+    set_places(visual.positional_embedding[1:], *visual.grid_size)
 
 
 def _optimizers(model: CLIP, learning_rate: float, weight_decay: float) -> list[torch.optim.Optimizer]:

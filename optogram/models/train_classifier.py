@@ -21,8 +21,10 @@ from optogram.models.training import (
     check_numbers,
     deterministic,
     epoch_draw,
+    mixed_precision,
     resume,
     save_checkpoint,
+    set_places,
     set_rate,
 )
 
@@ -64,6 +66,7 @@ def train_classifier(
     pixels = preprocess.fit(np.asarray(images["pixels"].values)[rows])
     where = pick_device(device)
     model = build_architecture(spec, for_classes(spec, arguments, len(classes)), seed=seed).to(where)
+    _set_places(model)
     _check_logits(model, preprocess.normalise(pixels[:2]).to(where), spec, classes)
 
     steps = len(pixels) // batch
@@ -76,10 +79,8 @@ def train_classifier(
     done = resume(scratch, model, [optimizer], recipe)
     tell = progress or (lambda done, total, loss: None)
     tell(done * steps * batch, epochs * steps * batch, math.nan)
-    with (
-        deterministic(),
-        sdpa_kernel(SDPBackend.MATH),
-    ):  # fused attention is neither deterministic on CUDA nor faster here
+    # fused attention is neither deterministic on CUDA nor faster here
+    with deterministic(), sdpa_kernel(SDPBackend.MATH):
         for epoch in range(done, epochs):
             draw = epoch_draw(seed, epoch)
             order, mirrored = torch.randperm(len(pixels), generator=draw), torch.rand(len(pixels), generator=draw) < 0.5
@@ -144,6 +145,14 @@ def _check_logits(model: nn.Module, seen: Float[Tensor, "image rgb y x"], spec: 
         )
 
 
+def _set_places(model: nn.Module) -> None:
+    """timm's ViTs start from noise, as open_clip's: see `train_clip`."""
+    place, patches = (getattr(model, name, None) for name in ("pos_embed", "patch_embed"))
+    if isinstance(place, nn.Parameter) and (grid := getattr(patches, "grid_size", None)):
+        rows, columns = grid
+        set_places(place[0, -rows * columns :], rows, columns)  # a class token's comes first
+
+
 def _optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW; weight decay for matrices and filters only: not for gains, biases and position embeddings."""
     named = dict(model.named_parameters())
@@ -161,8 +170,7 @@ def _step(
     seen: Float[Tensor, "image rgb y x"],
     target: Int64[Tensor, " image"],
 ) -> float:
-    # processors without bf16 emulate it, ten times slower than float32; those with it do both
-    with torch.autocast(seen.device.type, torch.bfloat16, enabled=seen.is_cuda):
+    with mixed_precision(seen.device):
         logits = model(seen)
     loss = nn.functional.cross_entropy(logits.float(), target)
     optimizer.zero_grad()

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from optogram.errors import ModelError, ParamError
@@ -60,6 +61,16 @@ def epoch_draw(seed: int, epoch: int) -> torch.Generator:
     """What an epoch's random choices are drawn from: a function of the seed and the epoch alone."""
     state = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> 1))
+
+
+@torch.no_grad()
+def set_places(place: Float[Tensor, "patch channel"], rows: int, columns: int) -> None:
+    """Let a position embedding start from waves over the grid of patches (Beyer et al. 2022, section 2), in place."""
+    waves = place.shape[1] // 4
+    rate = 2 * math.pi / torch.logspace(math.log2(4), math.log2(64), waves, base=2)
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    angles = torch.cat([y.reshape(-1, 1) * rate, x.reshape(-1, 1) * rate], 1)
+    place[:, : 4 * waves] = 0.7 * torch.cat([angles.sin(), angles.cos()], 1)
 
 
 @contextmanager
