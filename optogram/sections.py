@@ -117,7 +117,10 @@ class Vital(Section):
     class_relevance: bool = Field(default=False, description="weigh by relevance for classes too (section B.2)")
     seeds: PositiveInt = Field(default=2, description="pictures a target, by every method")
     steps: PositiveInt = Field(default=100, description="steps of the optimisation, by every method")
-    learning_rate: float = Field(default=0.1, gt=0)
+    canvas: Literal["pixels", "spectrum"] = Field(
+        default="spectrum", description="what is optimised: pixels, as in the paper, or the picture's spectrum"
+    )
+    learning_rate: float = Field(default=0.05, gt=0, description="of pixels about 0.1, of a spectrum 0.05")
     decay: bool = Field(default=True, description="lower the learning rate along half a cosine")
     jitter: float = Field(default=0.125, ge=0, le=0.5, description="largest shift, as a share of the side")
     tv: float = Field(default=3e-6, ge=0, description="weight of total variation (eq. 3)")
@@ -128,7 +131,7 @@ class Vital(Section):
     @property
     def options(self) -> dict[str, Any]:
         """What `optogram.methods.vital.vital` takes of it, beside the steps and relevance."""
-        chosen = self.model_dump(include={"learning_rate", "decay", "tv", "l2"})
+        chosen = self.model_dump(include={"canvas", "learning_rate", "decay", "tv", "l2"})
         return {**chosen, "weights": self.weights, "jitter_share": self.jitter}
 
 

@@ -13,8 +13,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sections = ("seed", "baselines", "vital.seeds", "vital.steps", "vital.batch", "vital.shard")
     door = Doorway("baselines", argv, paths=("model", "targets", "images", "out"), sections=sections)
     options, vital, targets = door.params.baselines, door.params.vital, door.open("targets")
-    door.open("images")
-    inputs = (door.folder("model").absolute(), *(door.path(name).absolute() for name in ("targets", "images")))
+    split = str(targets.attrs["split"])
+    door.open("images", split)
+    inputs = door.folder("model").absolute(), door.path("targets").absolute(), door.path("images").absolute() / split
     settings = options.model_dump() | vital.model_dump(include={"seeds", "steps", "batch"})
     compute = Once(drawing_baselines, *inputs, door.params.seed, settings, door.params.device)
     one = Album(targets.isel(target=[0]), options.methods, vital.seeds, vital.steps).dataset

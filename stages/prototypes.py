@@ -11,9 +11,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write prototypes/<model>."""
     sections = ("targets.batch", "vital.layers", "vital.relevance", "vital.class_relevance", "vital.shard")
     door = Doorway("prototypes", argv, paths=("model", "targets", "images", "out"), sections=sections)
-    options, total = door.params.vital, door.open("targets").sizes["target"]
-    door.open("images")
-    inputs = door.folder("model").absolute(), door.path("targets").absolute(), door.path("images").absolute()
+    options, targets = door.params.vital, door.open("targets")
+    split = str(targets.attrs["split"])
+    door.open("images", split)
+    inputs = door.folder("model").absolute(), door.path("targets").absolute(), door.path("images").absolute() / split
     compute = Once(
         caching_prototypes,
         *inputs,
@@ -23,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         door.params.targets.batch,
         door.params.device,
     )
-    door.write_shards(compute, "Prototypes of the targets", total=total, shard=options.shard, dim="target")
+    door.write_shards(
+        compute, "Prototypes of the targets", total=targets.sizes["target"], shard=options.shard, dim="target"
+    )
 
 
 if __name__ == "__main__":

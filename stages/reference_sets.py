@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from optogram.methods.reference_album import reference_album
 from optogram.methods.reference_scores import reference_scores
 from stages.doorway import Doorway, run
-from stages.judging import SECTIONS, judges_of
+from stages.judging import SECTIONS, judges_of, training_split
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -16,10 +16,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     door = Doorway("reference_sets", argv, paths=paths, sections=("seed", *used, *SECTIONS), options=("model",))
     options, vital, judges = door.params.reference_sets, door.params.vital, judges_of(door)
-    images = {split: door.open("images", split) for split in ("reference", "eval")}
+    images = {split: door.open("images", split) for split in (training_split(door), "eval")}
     drawn = reference_album(
         judges.classifier,
-        images["reference"],
+        images[training_split(door)],
         images["eval"],
         sizes=options.sizes,
         strangers=options.strangers,

@@ -7,15 +7,16 @@ from optogram.methods.relevance import Attributor
 from optogram.methods.targets import find_targets
 from optogram.models.classifier_folder import load_classifier_folder
 from stages.doorway import Doorway, run
+from stages.judging import training_split
 
 ONLY_CLASSES = {"circuit_classes": 0, "concept_classes": 0, "split_neurons": 0}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write targets/<model>."""
-    sections = ("seed", "targets", "vital.relevance")
+    sections = ("seed", "train_classifier.models", "targets", "vital.relevance")
     door = Doorway("targets", argv, paths=("models", "images", "out"), sections=sections, options=("model",))
-    options, images = door.params.targets, door.open("images")
+    options, images = door.params.targets, door.open("images", training_split(door))
     side = min(images.sizes["y"], images.sizes["x"])
     kept: dict[str, Any] = options.model_dump(exclude={"inner", "patch", "stride", "images"})
     if options.inner is not None and door.args.model not in options.inner:
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         seed=door.params.seed,
         **kept,
     )
+    found.attrs["split"] = training_split(door)
     door.write(found, "Targets of feature visualisation")
 
 

@@ -7,14 +7,15 @@ import xarray as xr
 from optogram.methods.prototypes import references
 from optogram.methods.visual_scores import score_table, visual_scores
 from stages.doorway import Doorway, run
-from stages.judging import SECTIONS, judges_of, training_split
+from stages.judging import SECTIONS, judges_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write visual_scores/<model>."""
     paths = ("models", "targets", "vital", "baselines", "embeddings", "images", "out", "metrics")
     door = Doorway("visual_scores", argv, paths=paths, sections=("seed", *SECTIONS), options=("model",))
-    targets, patched = door.open("targets").load(), door.open("images", "reference")
+    targets = door.open("targets").load()
+    trained = door.open("images", str(targets.attrs["split"]))
     pictures = [door.open(name)[["pixels", "status"]].load() for name in ("vital", "baselines")]
     names, size = targets.target.values.tolist(), (targets.sizes["y"], targets.sizes["x"])
     found = visual_scores(
@@ -22,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         xr.concat(pictures, "method"),
         judges_of(door),
         door.open("images", "eval"),
-        door.open("images", training_split(door)),
-        controls=lambda name: references(targets, patched, names.index(name), size),
+        trained,
+        controls=lambda name: references(targets, trained, names.index(name), size),
         images=door.params.visual_scores.images,
         seed=door.params.seed,
     )

@@ -71,6 +71,35 @@ class Pixels:
         pixels.copy_(torch.maximum(torch.minimum(pixels, (1 - self._mean) / self._std), -self._mean / self._std))
 
 
+class Spectrum:
+    """A canvas of waves: the pixels are the inverse Fourier transform of what is optimised, through a sigmoid.
+
+    Slow waves move faster, by frequency^-1.5, so that a picture forms from its large parts down, as nature's pictures
+    are made (Olah et al. 2017, preconditioning), where the pixels of `Pixels` keep the noise that they start from. The mean
+    colour is one of the waves. Nothing is standardised, unlike on the Fourier rival's canvas.
+
+    Raises ParamError if there is no seed.
+    """
+
+    def __init__(self, seeds: Sequence[int], size: tuple[int, int], device: torch.device | str = "cpu") -> None:
+        self._size = size
+        down, right = torch.fft.fftfreq(size[0])[:, None], torch.fft.rfftfreq(size[1])[None]
+        slowest = 1 / max(size)
+        frequency = (down.square() + right.square()).sqrt().clamp(min=slowest)
+        # a wave of the lowest frequency has the amplitude of its parameter, in logits of the colour
+        self._scale = (math.prod(size) * (slowest / frequency) ** 1.5).to(device)
+        noise = 0.01 * draws(seeds, (3, size[0], size[1] // 2 + 1, 2), "normal").to(device)
+        self.parameters = [noise.requires_grad_()]
+
+    def rgb(self) -> Float32[Tensor, "image rgb y x"]:
+        """Colours in [0, 1]."""
+        waves = torch.view_as_complex(self.parameters[0]) * self._scale
+        return torch.fft.irfft2(waves, s=self._size).sigmoid()
+
+    def settle(self) -> None:
+        """Every spectrum means an image."""
+
+
 @dataclass(frozen=True)
 class Drawn:
     """What came of it, on the CPU.

@@ -7,12 +7,24 @@ that the gradient is that of the activations.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from optogram.methods.drawing import Drawn, Pixels, Tell, draw, jitter, jittered, l2_norm, total_variation
+from optogram.methods.drawing import (
+    Canvas,
+    Drawn,
+    Pixels,
+    Spectrum,
+    Tell,
+    draw,
+    jitter,
+    jittered,
+    l2_norm,
+    total_variation,
+)
 from optogram.methods.relevance import Attributor, Start
 from optogram.methods.sort_matching import matching_loss, sort_match_loss
 from optogram.models.classifiers import Classifier, activations
@@ -25,6 +37,7 @@ def vital(
     seeds: Sequence[int],
     size: tuple[int, int],
     steps: int = 300,
+    canvas: Literal["pixels", "spectrum"] = "pixels",
     learning_rate: float = 0.1,
     decay: bool = True,
     jitter_share: float = 0.125,
@@ -38,15 +51,18 @@ def vital(
     """Draw one image for each seed, all at once; and the final L_SM of each layer, in the order of `prototypes`.
 
     prototypes: for each layer those of the images' targets, one an image (`reference_prototype`), on the model's
-    device, taken from references of this size. size: (y, x) of the images. jitter_share: largest shift each way, as a
-    share of the side. tv, l2: alpha_TV and alpha_l2 of eq. 3, on images in the units that the model takes.
+    device, taken from references of this size. size: (y, x) of the images. canvas: what is optimised, `Pixels` as in
+    the paper or a `Spectrum`, which leaves no noise; they need other learning rates. jitter_share: largest shift each
+    way, as a share of the side. tv, l2: alpha_TV and alpha_l2 of eq. 3, on images in the units that the model takes.
     relevance, start: match activations times relevance for the targets that `start` has, one row an image.
 
     Raises ParamError and ShapeError as `draw` and `matching_loss`, ModelError as `activations` and `Attributor`.
     """
     device = next(iter(prototypes.values())).device
     shifts = jitter(seeds, steps, size, jitter_share)
-    canvas = Pixels(seeds, size, classifier.mean, classifier.std, device)
+    drawn_on: Canvas = Spectrum(seeds, size, device)
+    if canvas == "pixels":
+        drawn_on = Pixels(seeds, size, classifier.mean, classifier.std, device)
 
     def features(seen: Tensor) -> dict[str, Tensor]:
         found = activations(classifier.model, seen, list(prototypes))
@@ -60,7 +76,7 @@ def vital(
         matched = matching_loss(features(seen), prototypes, weights)
         return matched + tv * total_variation(seen) + l2 * l2_norm(seen)
 
-    drawn = draw(canvas, loss, steps=steps, learning_rate=learning_rate, betas=(0.5, 0.9), decay=decay, tell=tell)
+    drawn = draw(drawn_on, loss, steps=steps, learning_rate=learning_rate, betas=(0.5, 0.9), decay=decay, tell=tell)
     with torch.no_grad():
         found = features(classifier.normalise(drawn.rgb.to(device)))
         layers = [sort_match_loss(found[name], prototype) for name, prototype in prototypes.items()]
