@@ -108,7 +108,8 @@ def _timm(spec: str, name: str) -> Callable[..., Any]:
 
 def _conv_stem(widths: Sequence[int]) -> dict[str, Any]:
     """Arguments of a ViT of timm whose tokens are made by convolutions of these widths, each halving the image."""
-    from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
+    from timm.layers.hybrid_embed import HybridEmbed
+    from timm.models.vision_transformer_hybrid import ConvStem
 
     stem = ConvStem(channels=tuple(widths), depth=len(widths), stride=(2,) * len(widths), padding=1)
     return {"embed_layer": partial(HybridEmbed, backbone=stem, proj=False), "patch_size": 1}

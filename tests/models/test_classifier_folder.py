@@ -12,7 +12,7 @@ from torch import nn
 from optogram.errors import ModelError
 from optogram.models.architectures import build_architecture, for_classes
 from optogram.models.classifier_folder import load_classifier_folder, save_classifier
-from optogram.models.classifiers import Classifier, load_classifier
+from optogram.models.classifiers import Classifier, activations, blocks, load_classifier
 from optogram.models.folder import Preprocess, build_clip, save_clip
 from optogram.models.spec import UnitRange, load_clip_spec, load_model
 
@@ -171,6 +171,22 @@ def test_a_name_of_published_weights_gives_its_architecture_without_them():
     model = build_architecture("torchvision:shufflenet_v2_x0_5/IMAGENET1K_V1", {"num_classes": 3})
     assert model.fc.out_features == 3
     assert build_architecture("timm:resnet10t.c3_in1k", {"num_classes": 3}).fc.out_features == 3
+
+
+def test_early_convolutions_make_the_tokens_of_a_vit(tmp_path):
+    spec, small = "timm:vit_tiny_patch16_224", {"img_size": 32, "embed_dim": 12, "depth": 2, "num_heads": 2}
+    arguments = small | {"conv_stem": [4, 6], "num_classes": 3}
+    made = classifier(spec, arguments)
+    assert blocks(made.model, size=32) == ["patch_embed.backbone.2.conv", "blocks.0", "blocks.1"]
+    widths = [conv.out_channels for conv in made.model.modules() if isinstance(conv, nn.Conv2d)]
+    assert widths == [4, 6, 12]
+    images = torch.rand(2, 3, 32, 32)
+    assert activations(made.model, images, ["blocks.1"])["blocks.1"].shape == (2, 12, 4, 4)
+    save_classifier(made, tmp_path / "vit", spec=spec, arguments=arguments, dtype=torch.float32)
+    assert torch.equal(load_classifier_folder(tmp_path / "vit", "cpu").model(images), made.model(images))
+    for wrong in ({"patch_size": 4}, {"embed_dim": None}):
+        with pytest.raises(ModelError, match="does not take the arguments"):
+            build_architecture(spec, arguments | wrong)
 
 
 def test_the_number_of_classes_is_added_where_it_has_a_name():

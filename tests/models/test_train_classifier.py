@@ -10,6 +10,7 @@ from torch import nn
 
 from optogram.data.scenes import ATTRIBUTES, Scenes
 from optogram.errors import DataError, ModelError, ParamError
+from optogram.models.architectures import build_architecture, for_classes
 from optogram.models.train_classifier import train_classifier
 
 RESNET = {"spec": "timm:resnet10t", "arguments": {"channels": [8, 8, 8, 16], "stem_width": 8}}
@@ -101,6 +102,18 @@ def test_the_class_attribute_is_the_default_and_images_without_a_label_are_left_
     photos["label"][:40, 0] = -1
     photos["pixels"][:40] = 255
     assert weights(train(photos, epochs=1)) == weights(train(photos.isel(image=slice(40, None)), epochs=1))
+
+
+def test_places_of_a_vit_start_from_waves_and_the_class_token_as_it_was(images):
+    recipe = VIT | {"epochs": 1, "learning_rate": 1e-9}
+    place = train(images, **recipe).model.pos_embed[0]
+    drawn = build_architecture(VIT["spec"], for_classes(VIT["spec"], VIT["arguments"], 6), seed=5).pos_embed[0]
+    assert torch.allclose(place[0], drawn[0], atol=1e-6)
+    for row in range(4):
+        for column in range(4):
+            angles = [2 * math.pi * at / 2**power for at in (row, column) for power in (2, 10 / 3, 14 / 3, 6)]
+            waves = [0.7 * wave(angle) for wave in (math.sin, math.cos) for angle in angles]
+            assert torch.allclose(place[1 + 4 * row + column], torch.tensor(waves), atol=1e-5)
 
 
 class Watched(nn.Module):
