@@ -1,8 +1,8 @@
-"""Sections of params.yaml: what a section is, and those of the classifiers."""
+"""Sections of params.yaml: what a section is, and those of classifiers and their visualisation."""
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 
 class Section(BaseModel):
@@ -78,3 +78,82 @@ class Activations(Section):
     layers: dict[str, list[str]] = Field(default={}, description="classifier -> layers; for others the last block")
     shard: PositiveInt = Field(default=512, description="images a shard; a killed run resumes at the first missing one")
     batch: PositiveInt = Field(default=64, description="images a forward pass")
+
+
+class Targets(Section):
+    """What is visualised of a classifier: classes, channels, concepts, splits; and the references of each."""
+
+    layer: str | None = Field(default=None, description="of channels and concepts; null = the last block")
+    inner: list[str] | None = Field(
+        default=["resnet"],
+        description="classifiers whose channels, concepts and splits are visualised beside the classes; null = all",
+    )
+    references: int = Field(default=50, ge=2, description="reference images a target")
+    images: PositiveInt = Field(default=600, description="images of reference that are cut into patches")
+    patch: float = Field(default=0.5, gt=0, le=1, description="side of a patch, as a share of the image's")
+    stride: float = Field(default=0.25, gt=0, le=1, description="between patches, likewise")
+    circuits: PositiveInt = Field(default=3, description="channels a class: those most relevant to it")
+    circuit_classes: PositiveInt | None = Field(default=2, description="the first so many classes have circuits")
+    concepts: PositiveInt = Field(default=3, description="concepts a class")
+    concept_classes: NonNegativeInt = Field(default=1, description="the first so many classes have concepts")
+    splits: int = Field(default=2, ge=2, description="splits of a polysemantic channel")
+    split_neurons: NonNegativeInt = Field(default=1, description="channels that are split")
+    split_patches: PositiveInt = Field(default=1000, description="top patches of a channel that k-means splits")
+    shown: PositiveInt = Field(default=8, description="references shown in the report")
+    batch: PositiveInt = Field(default=128, description="images a forward pass")
+
+
+class Vital(Section):
+    """VITAL (Görgün et al. 2025)."""
+
+    layers: list[str] = Field(default=[], description="matched layers, by module name; [] = all blocks")
+    weights: dict[str, float] = Field(default={}, description="layer -> weight of its loss for classes, else 1")
+    inner_weights: dict[str, float] = Field(default={}, description="likewise for channels, concepts and splits")
+    relevance: Literal["lrp", "guided_backprop", "gradient_x_input"] = "lrp"
+    class_relevance: bool = Field(default=False, description="weigh by relevance for classes too (section B.2)")
+    seeds: PositiveInt = Field(default=2, description="pictures a target, by every method")
+    steps: PositiveInt = Field(default=100, description="steps of the optimisation, by every method")
+    learning_rate: float = Field(default=0.1, gt=0)
+    decay: bool = Field(default=True, description="lower the learning rate along half a cosine")
+    jitter: float = Field(default=0.125, ge=0, le=0.5, description="largest shift, as a share of the side")
+    tv: float = Field(default=3e-6, ge=0, description="weight of total variation (eq. 3)")
+    l2: float = Field(default=3e-6, ge=0, description="weight of the l2 norm (eq. 3)")
+    batch: PositiveInt = Field(default=64, description="images drawn at once")
+    shard: PositiveInt = Field(default=64, description="targets a shard; a killed run resumes at the first missing one")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `optogram.methods.vital.vital` takes of it, beside the steps and relevance."""
+        chosen = self.model_dump(include={"learning_rate", "decay", "tv", "l2"})
+        return {**chosen, "weights": self.weights, "jitter_share": self.jitter}
+
+
+class Baselines(Section):
+    """VITAL's rivals."""
+
+    methods: list[Literal["fourier", "maco", "deepinversion", "pii"]] = Field(
+        default=["fourier", "maco", "deepinversion", "pii"], min_length=1
+    )
+    views: dict[Literal["fourier", "maco", "pii"], PositiveInt] = Field(
+        default={"fourier": 2, "maco": 2, "pii": 2}, description="crops, or augmented copies, of each picture a step"
+    )
+    learning_rates: dict[Literal["fourier", "maco", "deepinversion", "pii"], float] = Field(
+        default={}, description="method -> learning rate, else that of the paper or of the published code"
+    )
+
+
+class VisualScores(Section):
+    """Scores of the visualisations."""
+
+    clip: str = Field(default="demo", description="CLIP that judges them, one of clips")
+    second: str | None = Field(default=None, description="second model for FID; null = the next of classifiers")
+    images: PositiveInt = Field(default=1000, description="images of eval that they are compared with")
+
+
+class ReferenceSets(Section):
+    """VITAL's classes by size and purity of the reference set (Tables 5, 6)."""
+
+    models: list[str] = Field(default=["resnet"], description="classifiers, each one of classifiers")
+    sizes: list[PositiveInt] = Field(default=[5, 10, 20, 50, 100], description="references a class")
+    strangers: list[PositiveInt] = Field(default=[5, 10, 20], description="references added from other classes")
+    steps: PositiveInt | None = Field(default=None, description="of the optimisation; null = as vital")

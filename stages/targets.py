@@ -1,6 +1,7 @@
 """Stage targets: what is visualised of a classifier, and the references of each (sections 3.2.2, A.3, B.3)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from optogram.methods.relevance import Attributor
 from optogram.methods.targets import find_targets
@@ -16,7 +17,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     door = Doorway("targets", argv, paths=("models", "images", "out"), sections=sections, options=("model",))
     options, images = door.params.targets, door.open("images")
     side = min(images.sizes["y"], images.sizes["x"])
-    inner = options.inner is None or door.args.model in options.inner
+    kept: dict[str, Any] = options.model_dump(exclude={"inner", "patch", "stride", "images"})
+    if options.inner is not None and door.args.model not in options.inner:
+        kept |= ONLY_CLASSES
     classifier = load_classifier_folder(door.folder("models", door.args.model), device=door.params.device)
     found = find_targets(
         classifier,
@@ -26,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stride=max(1, round(options.stride * side)),
         images_limit=options.images,
         seed=door.params.seed,
-        **options.model_dump(exclude={"inner", "patch", "stride", "images"}) | ({} if inner else ONLY_CLASSES),
+        **kept,
     )
     door.write(found, "Targets of feature visualisation")
 

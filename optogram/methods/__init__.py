@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         through_heads,
     )
     from optogram.methods.pools import distinct_texts, prepare_texts
+    from optogram.methods.relevance import Attributor, Start
     from optogram.methods.roles import agreement, measured_roles, named_roles, neighbours, top_images
     from optogram.methods.sort_matching import (
         matching_loss,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from optogram.methods.textspan import reconstruct, textspan, textspan_heads
 
 __all__ = [
+    "Attributor",
+    "Start",
     "ablate_components",
     "ablate_effects",
     "ablate_heads",
@@ -92,6 +95,8 @@ __all__ = [
 ]
 
 _EXPORTS = {
+    "Attributor": "relevance",
+    "Start": "relevance",
     "ablate_components": "ablation",
     "ablate_effects": "neurons",
     "ablate_heads": "ablation",

@@ -16,7 +16,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from optogram.errors import ParamError
-from optogram.methods.patches import cut, input_size
+from optogram.methods.patches import as_input, cut, input_size
 from optogram.methods.relevance import Attributor, Start
 from optogram.methods.sort_matching import reference_prototype
 from optogram.models.classifier_folder import load_classifier_folder
@@ -103,8 +103,8 @@ def find_prototypes(
 
     `matched` says which layers each target is matched at; the others hold zeros.
 
-    pictures: number of a target to its references, uint8 (reference, y, x, rgb). size: (y, x) of the images that will
-    be drawn; references are brought to it by the classifier's preprocessing. rule: of relevance.
+    pictures: number of a target to its references, uint8 (reference, y, x, rgb), of the size (y, x) of the images that
+    will be drawn. rule: of relevance.
 
     Raises ParamError as `match_of`, ModelError and DataError as `reference_prototype`.
     """
@@ -116,7 +116,7 @@ def find_prototypes(
         target = targets.isel(target=[row])
         match = match_of(targets.isel(target=row), classifier, layers, size, class_relevance=class_relevance)
         direction = directions_of(target, match, len(classifier.classes))
-        images = classifier.preprocess(pictures(row))
+        images = as_input(classifier, pictures(row))
 
         def relevance(part: Tensor, match: Match = match, direction: Tensor = direction) -> dict[str, Tensor]:
             start = match.start(direction.to(part).expand(len(part), -1))

@@ -38,11 +38,17 @@ class Start:
     place "best" it starts at one place alone, where the feature vector is most similar (cosine) to the direction. There
     LRP starts with the direction itself, whatever the activations (section B.3); only channels with an activation of
     zero, which have nothing to pass it on to, start with none. At the logits `place` says nothing.
+
+    Raises ParamError for a place that is neither.
     """
 
     direction: Float[Tensor, "image channel"]
     layer: str | None = None
     place: Literal["all", "best"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.place not in ("all", "best"):
+            raise ParamError(f"place = {self.place!r}, expected all or best.")
 
 
 class Attributor:

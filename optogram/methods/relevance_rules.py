@@ -1,8 +1,8 @@
 """Methods: the propagation rules of relevance, as other derivatives of the functions that a model calls.
 
 Relevance R of a feature a is kept as the ratio c = R / a, which autograd carries backwards like a gradient. In these
-terms a residual sum, a concatenation, padding, average and max pooling, ReLU and a dead weight need no rule: with its
-own derivative each of them conserves sum(a c). So a sum without a module of its own is split in proportion to its
+terms a residual sum, a concatenation, padding, average and max pooling, ReLU and a constant factor need no rule: with
+its own derivative each of them conserves sum(a c). So a sum without a module of its own is split in proportion to its
 summands, as zennit's `Sum` module with its `Norm` rule does. The other functions get their rules here, whether a module
 calls them or the model's own code does.
 """
@@ -40,48 +40,45 @@ class _Shares(torch.autograd.Function):
     The z+ rule (Bach et al. 2015; Montavon et al. 2017, without bias as there) for positive outputs, its mirror for
     negative ones: the generalised gamma rule (Andeol et al. 2021; zennit's `Gamma`) as gamma grows, which alone keeps
     sum |R| where outputs are negative. Lost is only the relevance of outputs to which no input contributed so.
+
+    What is summed of x w is its positive part (x w + |x| |w|) / 2 or its negative one (x w - |x| |w|) / 2: one map more
+    forwards and two backwards, whatever the signs.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, linear: Callable[..., Tensor]) -> Tensor:
-        z = linear(x, weight, bias)
-        ctx.save_for_backward(x, weight, z)
-        ctx.linear = linear
-        return z
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            z = linear(x, weight)
+        ctx.of = x, weight.detach(), bias, linear, z
+        # the rule needs z when a later function may have changed the output in place
+        return z.detach().clone() if bias is None else z.detach() + bias.detach()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        x, weight, z = ctx.saved_tensors
-        relevance = grad_outputs[0] * z
-        total = torch.zeros_like(x)
-        inputs = [(x.clamp(min=0), x > 0)]
-        if (x < 0).any():
-            inputs.append((x.clamp(max=0), x < 0))
-        for positive in (True, False):
-            outputs = z > 0 if positive else z < 0
-            if not (relevance.where(outputs, 0) != 0).any():
-                continue
-            # positive contributions are of positive inputs by positive weights and of negative ones by negative weights
-            weights = [weight.clamp(min=0), weight.clamp(max=0)]
-            with torch.enable_grad():
-                parts = [part.requires_grad_() for part, _ in inputs]
-                pairs = zip(parts, weights if positive else weights[::-1], strict=False)
-                contributed = sum(ctx.linear(part, each, None) for part, each in pairs)
-            assert isinstance(contributed, Tensor)
-            share = torch.where(outputs & (contributed != 0), relevance / contributed.detach(), 0)
-            for (_, where), each in zip(inputs, torch.autograd.grad(contributed, parts, share), strict=True):
-                total += each.where(where, 0)
-        return total, None, None, None
+        x, weight, bias, linear, z = ctx.of
+        output = z.detach() if bias is None else z.detach() + bias.detach()
+        with torch.enable_grad():
+            size = x.detach().abs().requires_grad_()
+            sizes = linear(size, weight.abs())
+        sign = output.sign()
+        contributed = (z.detach() + sign * sizes.detach()) / 2
+        # below that it is rounding
+        some = contributed.abs() > torch.finfo(z.dtype).eps ** 0.5 * sizes.detach()
+        share = torch.where(some, grad_outputs[0] * output / contributed, 0)
+        (plain,) = torch.autograd.grad(z, x, share)
+        (signed,) = torch.autograd.grad(sizes, size, sign * share)
+        return (plain + x.detach().sign() * signed) / 2, None, None, None
 
 
 def _conv2d(func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-    # a copy, as the rule needs the output when a later function may have changed it in place
-    return _Shares.apply(x, weight, bias, lambda x, weight, bias: func(x, weight, bias, *args, **kwargs)).clone()
+    added = None if bias is None else bias[:, None, None]
+    return _Shares.apply(x, weight, added, lambda x, weight: func(x, weight, None, *args, **kwargs))
 
 
 def _linear(func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Of tokens like a convolution of 1 x 1; of whole images LRP-0, the derivative itself (zennit's `EpsilonPlus`)."""
-    return _Shares.apply(x, weight, bias, func).clone() if x.ndim > 2 else func(x, weight, bias)
+    return _Shares.apply(x, weight, bias, func) if x.ndim > 2 else func(x, weight, bias)
 
 
 def _passed(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -133,9 +130,13 @@ def _multi_head_attention(
     own = query is key and key is value and query.ndim == 3
     if not own or in_weight is None or masked or bias_k is not None or add_zero:
         raise ModelError("no relevance rule for attention other than plain self-attention of tokens, without a mask.")
-    packed = _linear(F.linear, query, in_weight, in_bias)
+    biases = (None, None) if in_bias is None else in_bias.split([2 * width, width])
+    weights = in_weight.split([2 * width, width])
+    packed = torch.cat(
+        [F.linear(query.detach(), weights[0], biases[0]), _linear(F.linear, query, weights[1], biases[1])], 2
+    )
     q, k, v = packed.unflatten(2, (3, heads, -1)).permute(2, 1, 3, 0, 4)
-    mixed = F.scaled_dot_product_attention(q.detach(), k.detach(), v)
+    mixed = F.scaled_dot_product_attention(q, k, v)
     return _linear(F.linear, mixed.permute(2, 0, 1, 3).flatten(2), out_weight, out_bias), None
 
 

@@ -472,6 +472,8 @@ def test_refusals():
     start = Start(directions(2, 5))
     with pytest.raises(ParamError, match=r"relevance rule = 'lrq', expected one of lrp, .*Did you mean 'lrp'"):
         Attributor(model, "lrq")
+    with pytest.raises(ParamError, match="place = 'first', expected all or best"):
+        Start(directions(2, 5), "layer1", "first")
     with pytest.raises(ModelError, match=r"training mode: call model\.eval"):
         Attributor(made(resnet).train())
     attribute = Attributor(model)
