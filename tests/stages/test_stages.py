@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from micro import BY_MODEL, INSTANCES, PIPELINE, ROOT, command, run_stage
+from micro import BY_CLASSIFIER, BY_MODEL, INSTANCES, PIPELINE, ROOT, command, run_stage
 
 from optogram.errors import OptogramError
 from optogram.store.digests import folder_digest
@@ -35,7 +35,7 @@ SCHEMA_OF = {
     "contributions": "contributions/<model>/<split>",
     "second_order": "second_order/<model>/<split>/<layer>",
     **{name: f"{name}/<model>/<layer>" for name in ("neurons", "indirect")},
-    **{name: f"{name}/<model>" for name in BY_MODEL},
+    **{name: f"{name}/<model>" for name in (*BY_MODEL, *BY_CLASSIFIER, "reference_sets")},
 }
 
 
