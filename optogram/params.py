@@ -292,7 +292,9 @@ class Params(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = CUDA where there is one")
     clips: list[str] = Field(default=["demo"], description="models that are decomposed: trained or loaded ones, below")
     classifiers: list[str] = Field(
-        default=["resnet", "vit", "resnet_biased"], description="classifiers that are studied, trained or loaded below"
+        default=["resnet", "vit", "resnet_biased"],
+        min_length=1,
+        description="classifiers that are studied, trained or loaded below",
     )
     scenes: Scenes = Scenes()
     photos: Photos = Photos()

@@ -160,7 +160,7 @@ class VisualScores(Section):
 class ReferenceSets(Section):
     """VITAL's classes by size and purity of the reference set (Tables 5, 6)."""
 
-    models: list[str] = Field(default=["resnet"], description="classifiers, each one of classifiers")
+    models: list[str] = Field(default=["resnet"], min_length=1, description="classifiers, each one of classifiers")
     sizes: list[PositiveInt] = Field(default=[5, 10, 20, 50, 100], description="references a class")
     strangers: list[PositiveInt] = Field(default=[5, 10, 20], description="references added from other classes")
     steps: PositiveInt | None = Field(default=None, description="of the optimisation; null = as vital")

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
         strongest_neurons,
         synonyms,
     )
+    from optogram.methods.album import vital_album
+    from optogram.methods.baselines import baseline
+    from optogram.methods.canvases import magnitude_spectrum
     from optogram.methods.concepts import concept_precision, image_concepts, true_concepts
     from optogram.methods.describe import describe
     from optogram.methods.groups import separated
     from optogram.methods.joint import joint
+    from optogram.methods.judges import Judges
     from optogram.methods.neuron_labels import named_values, shared_values, value_agreement
     from optogram.methods.neuron_maps import neuron_heatmaps
     from optogram.methods.neurons import (
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
         through_heads,
     )
     from optogram.methods.pools import distinct_texts, prepare_texts
+    from optogram.methods.prototypes import find_prototypes
+    from optogram.methods.reference_scores import reference_scores
     from optogram.methods.relevance import Attributor, Start
     from optogram.methods.roles import agreement, measured_roles, named_roles, neighbours, top_images
     from optogram.methods.sort_matching import (
@@ -41,10 +47,14 @@ if TYPE_CHECKING:
     )
     from optogram.methods.sparse import omp, omp_sizes, recompose
     from optogram.methods.spurious import debias, spurious_heads
+    from optogram.methods.targets import find_targets
     from optogram.methods.textspan import reconstruct, textspan, textspan_heads
+    from optogram.methods.visual_scores import visual_scores
+    from optogram.methods.vital import vital
 
 __all__ = [
     "Attributor",
+    "Judges",
     "Start",
     "ablate_components",
     "ablate_effects",
@@ -52,16 +62,20 @@ __all__ = [
     "ablate_layers",
     "agreement",
     "attack",
+    "baseline",
     "candidates",
     "concept_precision",
     "debias",
     "describe",
     "distinct_texts",
     "effect_means",
+    "find_prototypes",
+    "find_targets",
     "fooled",
     "image_concepts",
     "joint",
     "largest_effects",
+    "magnitude_spectrum",
     "matching_loss",
     "mean_ablate",
     "measured_roles",
@@ -78,6 +92,7 @@ __all__ = [
     "recompose",
     "reconstruct",
     "reference_prototype",
+    "reference_scores",
     "replace_effects",
     "separated",
     "shared_values",
@@ -92,9 +107,21 @@ __all__ = [
     "top_images",
     "true_concepts",
     "value_agreement",
+    "visual_scores",
+    "vital",
+    "vital_album",
 ]
 
 _EXPORTS = {
+    "baseline": "baselines",
+    "find_targets": "targets",
+    "magnitude_spectrum": "canvases",
+    "reference_scores": "reference_scores",
+    "vital": "vital",
+    "visual_scores": "visual_scores",
+    "vital_album": "album",
+    "find_prototypes": "prototypes",
+    "Judges": "judges",
     "Attributor": "relevance",
     "Start": "relevance",
     "ablate_components": "ablation",

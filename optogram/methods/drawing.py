@@ -74,9 +74,9 @@ class Pixels:
 class Spectrum:
     """A canvas of waves: the pixels are the inverse Fourier transform of what is optimised, through a sigmoid.
 
-    Slow waves move faster, by frequency^-1.5, so that a picture forms from its large parts down, as nature's pictures
-    are made (Olah et al. 2017, preconditioning), where the pixels of `Pixels` keep the noise that they start from. The mean
-    colour is one of the waves. Nothing is standardised, unlike on the Fourier rival's canvas.
+    Slow waves move faster, by frequency^-1.5, so that a picture forms from its large parts down (Olah et al. 2017,
+    preconditioning), where the pixels of `Pixels` keep the noise that they start from. The mean colour is one of the
+    waves. Nothing is standardised, unlike on the Fourier rival's canvas.
 
     Raises ParamError if there is no seed.
     """

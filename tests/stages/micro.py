@@ -27,6 +27,7 @@ SETTINGS = [
 PIPELINE = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 DECOMPOSED = ("ablation", "textspan", "roles", "spurious", "segmentation", "joint")
 BY_MODEL = (*DECOMPOSED, "neuron_ablation", "concepts", "adversarial")
+BY_CLASSIFIER = ("targets", "prototypes", "vital", "baselines", "visual_scores")
 # Each stage at one instance; stages that a scenes run does not have are tested on their own.
 INSTANCES = {
     "scenes": [{"key": key} for key in ("train", "train_biased", "reference", "eval", "biased")],
@@ -49,6 +50,8 @@ INSTANCES = {
         name: [{"item.model": "smoke", "item.layer": layer} for layer in ("0", "1")] for name in ("neurons", "indirect")
     },
     **{name: [{"item": "smoke"}] for name in BY_MODEL},
+    **{name: [{"item": model} for model in ("smoke_resnet", "smoke_vit")] for name in BY_CLASSIFIER},
+    "reference_sets": [{"item": "smoke_resnet"}],
     "report": [{}],
     "figures": [{}],
 }
@@ -58,7 +61,7 @@ def command(stage, values):
     """The module and argv of a stage, from dvc.yaml itself, so that a test runs what users run."""
     body = PIPELINE[stage].get("do", PIPELINE[stage])
     text = body["cmd"]
-    for key, value in {**values, "spurious.split": "biased"}.items():
+    for key, value in {**values, "spurious.split": "biased", "visual_scores.clip": "smoke"}.items():
         text = text.replace("${" + key + "}", value)
     words = shlex.split(text)
     return words[2], words[3:]
