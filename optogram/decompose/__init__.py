@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from optogram.decompose.effects import effect_norms, effect_projections, effects
     from optogram.decompose.expand import augmented, heads
     from optogram.decompose.interventions import activation_means, first_order, indirect_effects, intervened
+    from optogram.decompose.layer_maps import layer_maps
     from optogram.decompose.second_order import directions, second_order
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "heads",
     "indirect_effects",
     "intervened",
+    "layer_maps",
     "second_order",
     "token_activations",
     "token_scores",
@@ -42,6 +44,7 @@ _EXPORTS = {
     "heads": "optogram.decompose.expand",
     "indirect_effects": "optogram.decompose.interventions",
     "intervened": "optogram.decompose.interventions",
+    "layer_maps": "optogram.decompose.layer_maps",
     "second_order": "optogram.decompose.second_order",
     "token_activations": "optogram.decompose.activations",
     "token_scores": "optogram.decompose.contributions",

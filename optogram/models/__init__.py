@@ -15,9 +15,12 @@ _EXPORTS = {
     "encode_images": "folder",
     "encode_texts": "folder",
     "load_classifier": "classifiers",
+    "load_classifier_folder": "classifier_folder",
     "load_clip": "folder",
     "load_clip_spec": "spec",
     "load_model": "spec",
+    "penultimate": "classifiers",
+    "save_classifier": "classifier_folder",
     "save_clip": "folder",
     "train_clip": "train",
 }
