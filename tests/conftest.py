@@ -3,8 +3,6 @@
 # ruff: noqa: I001  the first import settles how sums round, before numpy and torch load their libraries
 import stages  # noqa: F401
 
-import subprocess
-
 import pytest
 import tiny
 import torch
@@ -30,9 +28,7 @@ def tiny_made(tmp_path_factory):
 @pytest.fixture
 def tiny_repository(tiny_made, tmp_path, monkeypatch):
     """A copy of the tiny repository to do harm to, hardlinks into its cache kept; the working directory."""
-    folder = tmp_path / "repository"
-    folder.mkdir()
-    subprocess.run(["cp", "-a", f"{tiny_made}/.", str(folder)], check=True)
+    folder = tiny.copy(tiny_made, tmp_path / "repository")
     monkeypatch.setenv("PYTHONPATH", str(tiny.ROOT))
     monkeypatch.chdir(folder)
     return folder

@@ -22,13 +22,22 @@ from optogram.store.write import Provenance, write_sharded
 HOSTILE = "</script><script>alert(1)</script>"
 
 
+@pytest.fixture(scope="module")
+def changed_once(tiny_made, tmp_path_factory):
+    """A tiny repository where source/a and total of the tree differ from HEAD's; only for `changed`."""
+    folder = tiny.copy(tiny_made, tmp_path_factory.mktemp("changed") / "repository")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINY_NOISE", "0.25")
+        patch.setenv("TINY_WORD", "<b>green")
+        tiny.dvc(folder, "repro", "--force", "--no-run-cache", "--single-item", "source@a", "total")
+    return folder
+
+
 @pytest.fixture
-def changed(tiny_repository, monkeypatch):
-    """source/a and total of the tree differ from HEAD's."""
-    monkeypatch.setenv("TINY_NOISE", "0.25")
-    monkeypatch.setenv("TINY_WORD", "<b>green")
-    tiny.dvc(tiny_repository, "repro", "--force", "--no-run-cache", "--single-item", "source@a", "total")
-    return tiny_repository
+def changed(changed_once, tmp_path, monkeypatch):
+    """A copy of it, as the working directory."""
+    monkeypatch.chdir(tiny.copy(changed_once, tmp_path / "repository"))
+    return tmp_path / "repository"
 
 
 def test_a_table_against_its_revision(changed):

@@ -36,24 +36,34 @@ def another(folder, size, noise, monkeypatch):
     tiny.dvc(folder, "repro", "--force", "--no-run-cache")
 
 
-@pytest.fixture
-def three(tiny_repository, monkeypatch):
-    """A commit on a branch of its own, a tagged one that no branch has, a plain one, and what is not committed."""
-    tiny.git(tiny_repository, "checkout", "-qb", "old")
-    first = objects(tiny_repository)
-    tiny.git(tiny_repository, "checkout", "-qb", "work")
+@pytest.fixture(scope="module")
+def three_once(tiny_made, tmp_path_factory):
+    """A tiny repository for `three`, and what each version has in the cache."""
+    folder = tiny.copy(tiny_made, tmp_path_factory.mktemp("three") / "repository")
+    tiny.git(folder, "checkout", "-qb", "old")
+    first = objects(folder)
+    tiny.git(folder, "checkout", "-qb", "work")
     found = [first]
-    for k, name in enumerate(("tagged", "dropped")):
-        another(tiny_repository, 15 - k, f"0.{k + 1}", monkeypatch)
-        tiny.git(tiny_repository, "commit", "-qam", name)
-        found.append(objects(tiny_repository) - set().union(*found))
-        if name == "tagged":
-            tiny.git(tiny_repository, "tag", name)
-    another(tiny_repository, 13, "0.3", monkeypatch)
-    tiny.git(tiny_repository, "commit", "-qam", "last")
-    another(tiny_repository, 12, "0.4", monkeypatch)
-    found.append(objects(tiny_repository) - set().union(*found))
-    return tiny_repository, found
+    with pytest.MonkeyPatch.context() as patch:
+        for k, name in enumerate(("tagged", "dropped")):
+            another(folder, 15 - k, f"0.{k + 1}", patch)
+            tiny.git(folder, "commit", "-qam", name)
+            found.append(objects(folder) - set().union(*found))
+            if name == "tagged":
+                tiny.git(folder, "tag", name)
+        another(folder, 13, "0.3", patch)
+        tiny.git(folder, "commit", "-qam", "last")
+        another(folder, 12, "0.4", patch)
+    found.append(objects(folder) - set().union(*found))
+    return folder, found
+
+
+@pytest.fixture
+def three(three_once, tmp_path, monkeypatch):
+    """A commit on a branch of its own, a tagged one that no branch has, a plain one, and what is not committed."""
+    made, found = three_once
+    monkeypatch.chdir(tiny.copy(made, tmp_path / "repository"))
+    return tmp_path / "repository", found
 
 
 def names(unused, folder):

@@ -67,7 +67,7 @@ def repro(folder, python=Path(sys.executable).parent):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = checkout(tmp_path_factory.mktemp("one"))
-    assert len(repro(folder)) == 35
+    assert len(repro(folder)) == 46
     return folder
 
 
