@@ -46,10 +46,18 @@ def synced(path: Path = Path("dvc.yaml")) -> tuple[str, list[str]]:
 
 
 def declared_outs() -> set[str]:
-    """Paths of all outs in DVC's cache that the pipeline has with today's params; empty where there is no pipeline."""
+    """Paths of all outs in DVC's cache that the pipeline has with today's params.
+
+    Empty where there is no pipeline, or where params.yaml lacks sections that it asks for (another version wrote it).
+    """
     if not Path("dvc.yaml").exists() or not Path(".dvc").exists() or not Path("params.yaml").exists():
         return set()
+    from dvc.parsing import ResolveError
     from dvc.repo import Repo
 
-    with Repo(".") as repo:
-        return {Path(out.fs_path).relative_to(repo.root_dir).as_posix() for out in repo.index.outs if out.use_cache}
+    try:
+        with Repo(".") as repo:
+            outs = [out for out in repo.index.outs if out.use_cache]
+    except ResolveError:
+        return set()
+    return {Path(out.fs_path).relative_to(repo.root_dir).as_posix() for out in outs}
