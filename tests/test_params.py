@@ -60,7 +60,7 @@ def test_the_paper_uses_the_thesis_s_two_pools_of_words_beside_those_of_textspan
         ),
         ("load_clip.models={vit: {spec: x}}", "'vit' is both in load_clip.models and in train_classifier.models"),
         ("train_classifier.models.vit.epoch=1", "train_classifier.models.vit.epoch is not a known key. Did you mean"),
-        ("train_classifier.models.vit.split=trian", "split 'trian' is used"),
+        ("train_classifier.models.vit.split=trayn", "split 'trayn' is used"),
         ("activations.splits=[nowhere]", "split 'nowhere' is used"),
         ("activations.layers={vti: [norm]}", "activations.layers names 'vti', but classifiers are ['resnet', 'vit'"),
         ("load_clip.models={demo: {spec: x}}", "'demo' is both in train_clip.models and in load_clip.models"),

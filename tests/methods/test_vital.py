@@ -149,5 +149,5 @@ def test_a_target_whose_prototype_is_broken_is_stopped_alone(classifier):
 
 def test_a_weight_of_no_layer_is_named(classifier):
     prototype = reference_prototype(classifier.model, draws([1, 2], (3, *SIZE), "normal"), ["first"])
-    with pytest.raises(ParamError, match=r"layer 'frist' has a weight but no features. Did you mean 'first'"):
-        vital(classifier, stacked(prototype), seeds=[1], size=SIZE, weights={"frist": 2.0})
+    with pytest.raises(ParamError, match=r"layer 'frst' has a weight but no features. Did you mean 'first'"):
+        vital(classifier, stacked(prototype), seeds=[1], size=SIZE, weights={"frst": 2.0})
