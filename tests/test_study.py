@@ -146,7 +146,7 @@ def test_order_and_number_of_a_picture_do_not_tell_its_method():
 def test_the_form_asks_nothing_of_any_network(study, tmp_path):
     text = page_of(study, tmp_path)
     assert not re.search(r"""(src|href|action)\s*=\s*["'](https?:|//)""", text)
-    assert not re.search(r"url\((?!data:)|fetch\(|XMLHttpRequest|sendBeacon|WebSocket|@import", text)
+    assert not re.search(r"url\((?!data:|#)|fetch\(|XMLHttpRequest|sendBeacon|WebSocket|@import", text)
     assert "default-src 'none'" in text
     assert "https://" not in text
 
