@@ -10,6 +10,8 @@ IMAGES ?=
 SET ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := 1
+# where an environment forbids bytecode, each stage would compile all its libraries anew: 15 s a stage
+export PYTHONDONTWRITEBYTECODE :=
 SETTINGS := $(if $(IMAGES),"photos.path=$(IMAGES)") $(SET)
 
 .PHONY: demo test ui lint bench lock clean help

@@ -93,6 +93,9 @@ class Targets(Section):
         description="classifiers whose channels, concepts and splits are visualised beside the classes; null = all",
     )
     references: int = Field(default=50, ge=2, description="reference images a target")
+    facets: PositiveInt = Field(
+        default=1, description="groups of alike images of a class, each with references; seeds show them in turn"
+    )
     images: PositiveInt = Field(default=600, description="images of reference that are cut into patches")
     patch: float = Field(default=0.5, gt=0, le=1, description="side of a patch, as a share of the image's")
     stride: float = Field(default=0.25, gt=0, le=1, description="between patches, likewise")

@@ -86,9 +86,9 @@ def vital_album(
 ) -> xr.Dataset:
     """VITAL's pictures of all targets (a part of targets/<model>) by their prototypes (the same part of prototypes/).
 
-    seeds: pictures a target. batch: images drawn at once. weights, inner_weights: of layers, for classes and for inner
-    targets. options: of `vital`. `layer_loss` (target, block, seed) is the final L_SM of each layer, 0 where a target
-    is not matched.
+    seeds: pictures a target, of its facets in turn. batch: images drawn at once. weights, inner_weights: of layers, for
+    classes and for inner targets. options: of `vital`. `layer_loss` (target, block, seed) is the final L_SM of each
+    layer, 0 where a target is not matched.
 
     Raises as `vital`.
     """
@@ -97,6 +97,7 @@ def vital_album(
     size = targets.sizes["y"], targets.sizes["x"]
     album = Album(targets, ["vital"], seeds, steps)
     losses = np.zeros((targets.sizes["target"], len(layers), seeds), np.float32)
+    facets = 1 + targets.facet.values.max(1)
     attributor: Attributor | None = None
     for match, rows in _alike(classifier, targets, layers, size, class_relevance).items():
         given = (inner_weights if match.layer else weights) or {}
@@ -104,8 +105,9 @@ def vital_album(
             attributor = Attributor(classifier.model, rule)
         for places in album.places(rows, batch):
             part = targets.isel(target=places[:, 0])
+            at = places[:, 0], places[:, 1] % facets[places[:, 0]]
             wanted = {
-                name: torch.from_numpy(prototypes[f"prototype_{layers.index(name)}"].values[places[:, 0]]).to(device)
+                name: torch.from_numpy(prototypes[f"prototype_{layers.index(name)}"].values[at]).to(device)
                 for name in match.layers
             }
             drawn, final = vital(
@@ -121,8 +123,8 @@ def vital_album(
                 **options,
             )
             album.put("vital", places, drawn)
-            for at, name in enumerate(match.layers):
-                losses[places[:, 0], layers.index(name), places[:, 1]] = final[:, at].numpy()
+            for k, name in enumerate(match.layers):
+                losses[places[:, 0], layers.index(name), places[:, 1]] = final[:, k].numpy()
     return with_losses(album, layers, losses)
 
 

@@ -24,6 +24,10 @@ Loss = Callable[[Float[Tensor, "image rgb y x"], int], Float[Tensor, " image"]]
 Tell = Callable[[int], None]
 
 
+CLOUDS = 0.2
+"""Deviation of the waves that a spectrum starts with, in logits of the colour at the lowest frequency."""
+
+
 class Canvas(Protocol):
     """Images in some parametrisation, all on one device; whatever it holds has `image` as its first dimension."""
 
@@ -76,7 +80,8 @@ class Spectrum:
 
     Slow waves move faster, by frequency^-1.5, so that a picture forms from its large parts down (Olah et al. 2017,
     preconditioning), where the pixels of `Pixels` keep the noise that they start from. The mean colour is one of the
-    waves. Nothing is standardised, unlike on the Fourier rival's canvas.
+    waves. Nothing is standardised, unlike on the Fourier rival's canvas. It starts from large, faint clouds: on a plain
+    grey many channels are silent, and where one is, neither it nor its relevance has a gradient.
 
     Raises ParamError if there is no seed.
     """
@@ -88,7 +93,7 @@ class Spectrum:
         frequency = (down.square() + right.square()).sqrt().clamp(min=slowest)
         # a wave of the lowest frequency has the amplitude of its parameter, in logits of the colour
         self._scale = (math.prod(size) * (slowest / frequency) ** 1.5).to(device)
-        noise = 0.01 * draws(seeds, (3, size[0], size[1] // 2 + 1, 2), "normal").to(device)
+        noise = CLOUDS * draws(seeds, (3, size[0], size[1] // 2 + 1, 2), "normal").to(device)
         self.parameters = [noise.requires_grad_()]
 
     def rgb(self) -> Float32[Tensor, "image rgb y x"]:
@@ -148,7 +153,7 @@ def draw(
     last, curve = torch.zeros(count, device=device), []
     for step in range(steps):
         if decay:
-            optimiser.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+            optimiser.param_groups[0]["lr"] = learning_rate * fading(step, steps)
         rgb = canvas.rgb()
         losses = loss(rgb, step)
         if losses.shape != (count,):
@@ -178,6 +183,11 @@ def draw(
     with torch.no_grad():
         rgb = canvas.rgb().clamp(0, 1)
     return Drawn(rgb.float().cpu(), _relative(attended).cpu(), torch.stack(curve, 1).cpu(), diverged.cpu())
+
+
+def fading(step: int, steps: int) -> float:
+    """Half a cosine, from 1 at step 0 down to 0 after the last."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def recorded(steps: int, most: int = 50) -> list[int]:

@@ -99,9 +99,9 @@ def find_prototypes(
     class_relevance: bool = False,
     batch: int = 16,
 ) -> xr.Dataset:
-    """Rows of the artifact prototypes/<model>: for each layer k `prototype_<k>` (target, channel_<k>, rank_<k>).
+    """Rows of the artifact prototypes/<model>: for each layer k `prototype_<k>` (target, facet, channel_<k>, rank_<k>).
 
-    `matched` says which layers each target is matched at; the others hold zeros.
+    `matched` says which layers each target is matched at; the others hold zeros, as do facets that a target lacks.
 
     pictures: number of a target to its references, uint8 (reference, y, x, rgb), of the size (y, x) of the images that
     will be drawn. rule: of relevance.
@@ -110,27 +110,32 @@ def find_prototypes(
     """
     attributor = Attributor(classifier.model, rule)
     shapes = _shapes(classifier, layers, size)
-    found = {name: np.zeros((targets.sizes["target"], *shape), np.float32) for name, shape in shapes.items()}
-    matched = np.zeros((targets.sizes["target"], len(layers)), bool)
-    for row in range(targets.sizes["target"]):
+    count = targets.sizes["target"], int(targets.attrs["facets"])
+    found = {name: np.zeros((*count, *shape), np.float32) for name, shape in shapes.items()}
+    matched = np.zeros((count[0], len(layers)), bool)
+    for row in range(count[0]):
         target = targets.isel(target=[row])
         match = match_of(targets.isel(target=row), classifier, layers, size, class_relevance=class_relevance)
         direction = directions_of(target, match, len(classifier.classes))
         images = as_input(classifier, pictures(row))
+        facet = targets.facet.values[row]
+        facet = facet[facet >= 0]
 
         def relevance(part: Tensor, match: Match = match, direction: Tensor = direction) -> dict[str, Tensor]:
             start = match.start(direction.to(part).expand(len(part), -1))
             assert start is not None
             return attributor(part, list(match.layers), start)
 
-        made = reference_prototype(
-            classifier.model, images, match.layers, relevance=relevance if match.weighted else None, batch=batch
-        )
-        for name, prototype in made.items():
-            found[name][row] = prototype.cpu().numpy()
-            matched[row, layers.index(name)] = True
+        weighted = relevance if match.weighted else None
+        for k in np.unique(facet).tolist():
+            own = images[torch.from_numpy(facet == k)]
+            made = reference_prototype(classifier.model, own, match.layers, relevance=weighted, batch=batch)
+            for name, prototype in made.items():
+                found[name][row, k] = prototype.cpu().numpy()
+        matched[row, [layers.index(name) for name in match.layers]] = True
     variables = {
-        f"prototype_{k}": (("target", f"channel_{k}", f"rank_{k}"), found[name]) for k, name in enumerate(layers)
+        f"prototype_{k}": (("target", "facet", f"channel_{k}", f"rank_{k}"), found[name])
+        for k, name in enumerate(layers)
     }
     coords = {"target": targets.target.values, "block": list(layers)}
     return xr.Dataset({**variables, "matched": (("target", "block"), matched)}, coords=coords)

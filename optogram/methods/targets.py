@@ -19,11 +19,12 @@ from optogram.methods.circuits import Relevance, circuit_channels, class_relevan
 from optogram.methods.concept_directions import class_concepts
 from optogram.methods.concept_directions import split_patches as split
 from optogram.methods.patches import cut, input_size, patch_boxes, pooled, top_patches
-from optogram.methods.reference_sets import class_references
+from optogram.methods.reference_sets import class_references, facet_references
 from optogram.models.classifiers import Classifier
 from optogram.progress import progress
 
 _PROBED = 4  # images that tell at which blocks relevance arrives
+_CANDIDATES = 10  # images a reference among which facets are found
 
 
 def find_targets(
@@ -35,6 +36,7 @@ def find_targets(
     stride: int,
     layer: str | None = None,
     references: int = 50,
+    facets: int = 1,
     images_limit: int | None = None,
     circuits: int = 3,
     circuit_classes: int | None = None,
@@ -55,6 +57,8 @@ def find_targets(
     relevance: of a logit, by an `Attributor`.
     layer: where neurons and concepts live; by default `reached_layer`, the last block that a logit depends on.
     references: most references of a target. A class's are drawn at random, or are all that it has.
+    facets: into so many facets each class is parted, by the pooled features at `layer` of 10 images a reference, drawn
+        at random; each has `references` of its own (`facet_references`). Seeds draw them in turn.
     patch, stride: in pixels of the images. images_limit: so many images, drawn at random, give patches; None: all.
     circuits: neurons a class, those with the largest relevance for its logit: summed over space, its positive part
         averaged over the references. A neuron of several classes is one target. Channels that fewer than two images
@@ -76,16 +80,22 @@ def find_targets(
     or with another number of them, for a layer that `activations` refuses, and where no relevance arrives.
     """
     _check(references=(references, 2), circuits=(circuits, 0), shown=(shown, 1), batch=(batch, 1), seed=(seed, 0))
-    _check(concepts=(concepts, 1), split_neurons=(split_neurons, 0), images_limit=(images_limit, 1))
+    _check(facets=(facets, 1), concepts=(concepts, 1), split_neurons=(split_neurons, 0), images_limit=(images_limit, 1))
     attribute, labels = class_labels(classifier, images)
     with_concepts = _concept_classes(classifier, concept_classes)
     pixels, size = images["pixels"], input_size(classifier, images["pixels"])
+    asked = references if facets == 1 else references * facets * _CANDIDATES
     whole = [
-        _whole(_class_rows(name, labels == k, attribute, references, (seed, k)), pixels.shape[1])
+        _whole(_class_rows(name, labels == k, attribute, asked, (seed, k)), pixels.shape[1])
         for k, name in enumerate(classifier.classes)
     ]
     if layer is None:
         layer = reached_layer(classifier, cut(pixels, whole[0][:_PROBED], size), 0, relevance)
+    if facets > 1:
+        whole = [
+            _facets(name, each, _features(classifier, pixels, each, layer, batch), facets, references, seed)
+            for name, each in zip(classifier.classes, whole, strict=True)
+        ]
 
     inner = (circuits and circuit_classes != 0) or with_concepts or split_neurons
     # classes alone need no patches: those of one image tell the number of channels
@@ -119,11 +129,12 @@ def find_targets(
     if split_neurons:
         targets += patches.splits(neurons, split_neurons, splits, split_patches)
 
-    dataset = _dataset(targets, images, layer, references, shown, size)
+    dataset = _dataset(targets, images, layer, (facets, references), shown, size)
     names = [[patches.name(channel) if channel >= 0 else "" for channel in line] for line in found.channel]
     dataset["circuit"] = ("class", "k"), np.array(names, str).reshape(found.channel.shape)
     dataset["circuit_relevance"] = ("class", "k"), found.share
     dataset.attrs = {"classes": json.dumps(classifier.classes), "class_attribute": attribute, "layer": layer}
+    dataset.attrs["facets"] = facets
     return dataset.assign_coords({"class": np.array(classifier.classes)})
 
 
@@ -272,6 +283,22 @@ def _concept_classes(classifier: Classifier, wanted: int | Sequence[str]) -> lis
     return list(dict.fromkeys(wanted))
 
 
+def _facets(
+    name: str,
+    boxes: Int32[np.ndarray, "image 4"],
+    features: Float32[np.ndarray, "image channel"],
+    facets: int,
+    references: int,
+    seed: int,
+) -> Int32[np.ndarray, "reference 4"]:
+    """The boxes of a class's references, those of its facets in turn."""
+    try:
+        found = facet_references(features, facets, references, seed=seed)
+    except DataError as error:
+        raise DataError(f"class {name!r}: {error}") from None
+    return boxes[found.T.ravel()]
+
+
 def _whole(rows: Int64[np.ndarray, " reference"], side: int) -> Int32[np.ndarray, "reference 4"]:
     """Boxes of whole images, which are square in an artifact."""
     zero = np.zeros_like(rows)
@@ -292,17 +319,25 @@ def _features(
 
 
 def _dataset(
-    targets: Sequence[_Target], images: xr.Dataset, layer: str, references: int, shown: int, size: tuple[int, int]
+    targets: Sequence[_Target],
+    images: xr.Dataset,
+    layer: str,
+    references: tuple[int, int],
+    shown: int,
+    size: tuple[int, int],
 ) -> xr.Dataset:
     """Targets of unequal numbers of references as rectangular arrays, with pixels."""
     ids = images["image"].values.astype(str)
-    reference = np.full((len(targets), references), "", ids.dtype)
-    box = np.zeros((len(targets), references, 3), np.int32)
-    score = np.zeros((len(targets), references), np.float32)
+    facets, most = references
+    reference = np.full((len(targets), facets * most), "", ids.dtype)
+    facet = np.full(reference.shape, -1, np.int32)
+    box = np.zeros((*reference.shape, 3), np.int32)
+    score = np.zeros(reference.shape, np.float32)
     pixels = np.zeros((len(targets), shown, *size, 3), np.uint8)
     for k, target in enumerate(targets):
         count, rows = len(target.boxes), target.boxes[:, 0]
         reference[k, :count], box[k, :count], score[k, :count] = ids[rows], target.boxes[:, 1:], target.score
+        facet[k, :count] = np.arange(count) % facets if target.kind == "class" else 0
         pixels[k, : min(count, shown)] = cut(images["pixels"], target.boxes[:shown], size)
     variables = {
         "kind": ("target", np.array([each.kind for each in targets])),
@@ -311,6 +346,7 @@ def _dataset(
         "layer": ("target", np.array(["" if each.kind == "class" else layer for each in targets])),
         "direction": (("target", "channel"), np.stack([each.direction for each in targets])),
         "reference": (("target", "reference"), reference),
+        "facet": (("target", "reference"), facet),
         "box": (("target", "reference", "corner"), box),
         "score": (("target", "reference"), score),
         "pixels": (("target", "shown", "y", "x", "rgb"), pixels),

@@ -3,7 +3,8 @@
 Section 3: at every chosen layer, L_SM (eq. 2, Algorithm 1) to the prototype of the target's references, plus total
 variation and l2 norm (eq. 3, 4). With relevance (section 3.3) it matches activations times their relevance for the
 target, on both sides; the relevance of the image that is drawn is taken anew at each step and held constant in it, so
-that the gradient is that of the activations.
+that the gradient is that of the activations. Relevance has no unit, and may be so small that the total variation is all
+that counts: what is matched is divided by the root mean square of the prototype, layer by layer, image by image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from optogram.methods.drawing import (
     Spectrum,
     Tell,
     draw,
+    fading,
     jitter,
     jittered,
     l2_norm,
@@ -53,23 +55,33 @@ def vital(
     prototypes: for each layer those of the images' targets, one an image (`reference_prototype`), on the model's
     device, taken from references of this size. size: (y, x) of the images. canvas: what is optimised, `Pixels` as in
     the paper or a `Spectrum`, which leaves no noise; they need other learning rates. jitter_share: largest shift each
-    way, as a share of the side. tv, l2: alpha_TV and alpha_l2 of eq. 3, on images in the units that the model takes.
-    relevance, start: match activations times relevance for the targets that `start` has, one row an image.
+    way, as a share of the side. decay: lower the learning rate to zero along half a cosine, and with it the shifts: the
+    image settles where it is. tv, l2: alpha_TV and alpha_l2 of eq. 3, on images in the units that the model takes.
+    relevance, start: match activations times relevance for the targets that `start` has, one row an image; L_SM then is
+    a share of the prototype's mean square.
 
     Raises ParamError and ShapeError as `draw` and `matching_loss`, ModelError as `activations` and `Attributor`.
     """
     device = next(iter(prototypes.values())).device
     shifts = jitter(seeds, steps, size, jitter_share)
+    if decay:
+        shifts = (shifts * torch.tensor([fading(step, steps) for step in range(steps)])[:, None]).round().long()
     drawn_on: Canvas = Spectrum(seeds, size, device)
     if canvas == "pixels":
         drawn_on = Pixels(seeds, size, classifier.mean, classifier.std, device)
 
+    units: dict[str, Tensor] = {}
+    if relevance is not None:
+        units = {name: each.square().mean((1, 2), keepdim=True).sqrt() for name, each in prototypes.items()}
+        units = {name: each.clamp(min=1e-12) for name, each in units.items()}
+        prototypes = {name: each / units[name] for name, each in prototypes.items()}
+
     def features(seen: Tensor) -> dict[str, Tensor]:
         found = activations(classifier.model, seen, list(prototypes))
-        if relevance is not None and start is not None:
-            share = relevance(seen.detach(), list(prototypes), start)
-            found = {name: each * share[name] for name, each in found.items()}
-        return found
+        if relevance is None or start is None:
+            return found
+        share = relevance(seen.detach(), list(prototypes), start)
+        return {name: each * share[name] / units[name][..., None] for name, each in found.items()}
 
     def loss(rgb: Tensor, step: int) -> Tensor:
         seen = classifier.normalise(jittered(rgb, shifts[:, step]))

@@ -80,16 +80,16 @@ def test_a_class_s_prototype_is_that_of_its_references(studied, images, targets,
     inputs = torch.from_numpy(images.pixels.values[rows]).permute(0, 3, 1, 2) / 255
     for k, layer in enumerate(LAYERS):
         expected = sort_match_prototype(activations(studied.model, inputs, [layer])[layer])
-        np.testing.assert_allclose(prototypes[f"prototype_{k}"].values[1], expected.numpy(), atol=1e-6)
+        np.testing.assert_allclose(prototypes[f"prototype_{k}"].values[1, 0], expected.numpy(), atol=1e-6)
 
 
 def test_a_channel_s_prototype_counts_only_what_is_relevant_to_it(targets, prototypes):
     # the channel reads one of the three colours that `act` tells apart: the others are irrelevant, although active
     for row, name in enumerate(targets.target.values[3:6].tolist(), start=3):
         own = int(name.split(":")[1])
-        assert prototypes.prototype_0.values[row, own].max() > 0
+        assert prototypes.prototype_0.values[row, 0, own].max() > 0
         others = [k for k in range(3) if k != own]
-        assert not prototypes.prototype_0.values[row, others].any()
+        assert not prototypes.prototype_0.values[row, 0, others].any()
 
 
 def test_pictures_do_not_depend_on_the_shards(studied, targets, prototypes, drawn):
@@ -132,6 +132,25 @@ def test_a_planted_unit_is_drawn_in_its_colour(studied, targets, prototypes):
         colour = pictures.astype(float).mean((0, 1, 2))
         assert colour.argmax() == int(name.split(":")[1])
         assert colour.max() - np.sort(colour)[1] > 10
+
+
+def test_each_seed_draws_the_next_facet(studied):
+    """Blue squares, and red ones that are called blue: each of three seeds has the colour of its facet."""
+    images = images_of(NAMES * 8)
+    blue = np.flatnonzero(images.label.values[:, 0] == 2)
+    images.pixels.values[blue[::2]] = images.pixels.values[0]
+    options = {"patch": 4, "stride": 4, "layer": "layer", "references": 4, "circuits": 0}
+    targets = find_targets(studied, images, relevance=Attributor(studied.model), facets=2, **options)
+
+    def pictures(row):
+        return references(targets, images, row, SIZE)
+
+    prototypes = find_prototypes(studied, targets, pictures, layers=LAYERS, size=SIZE)
+    assert prototypes.prototype_0.sizes["facet"] == 2
+    given = {**DRAWN, "seeds": 3, "steps": 120}
+    found = vital_album(studied, targets, prototypes, **given, learning_rate=0.1)
+    seen = found.pixels.values[2, 0].astype(float).mean((1, 2)).argmax(1).tolist()
+    assert seen in ([0, 2, 0], [2, 0, 2])
 
 
 def test_rivals_say_where_they_are_not_defined(studied, images, targets):

@@ -63,6 +63,7 @@ def test_the_artifact_is_as_the_protocol_has_it(planted, tmp_path):
         "layer": ("U", "target"),
         "direction": ("float32", "target", "channel"),
         "reference": ("U", "target", "reference"),
+        "facet": ("int32", "target", "reference"),
         "box": ("int32", "target", "reference", "corner"),
         "score": ("float32", "target", "reference"),
         "pixels": ("uint8", "target", "shown", "y", "x", "rgb"),
@@ -76,7 +77,8 @@ def test_the_artifact_is_as_the_protocol_has_it(planted, tmp_path):
         assert planted[name].dtype.kind == "U" if dtype == "U" else planted[name].dtype == dtype
     sizes = {"channel": 6, "reference": 6, "corner": 3, "shown": 3, "y": 8, "x": 8, "rgb": 3, "class": 3, "k": 3}
     assert dict(planted.sizes) == {"target": 12, **sizes}
-    assert planted.attrs == {"classes": json.dumps(NAMES), "class_attribute": "colour", "layer": "layer"}
+    assert planted.attrs == {"classes": json.dumps(NAMES), "class_attribute": "colour", "layer": "layer", "facets": 1}
+    assert (planted["facet"].values == np.where(planted["reference"].values != "", 0, -1)).all()
     write_dataset(tmp_path / "targets", planted, Provenance("targets", "Targets", {}, {}, "0" * 64))
     again = read(tmp_path / "targets")
     for name in planted.variables:
@@ -190,6 +192,19 @@ def test_fewer_images_than_references_and_fewer_than_all_give_patches(colours):
     assert few["pixels"].values[0, :2].any()
 
 
+def test_facets_of_a_class_are_its_kinds_of_images(colours):
+    """Half of the images called red are green squares."""
+    kinds = [("red", "green")[k % 2] if name == "red" else name for k, name in enumerate(colours)]
+    images = images_of(colours).assign(pixels=images_of(kinds).pixels)
+    planted = found(images, facets=2, references=3, shown=2)
+    assert planted.attrs["facets"] == 2
+    assert planted.sizes["reference"] == 6
+    assert planted["facet"].values[:3].tolist() == [[0, 1, 0, 1, 0, 1]] * 3
+    assert set(planted["facet"].values[3:].ravel().tolist()) <= {0, -1}
+    of_red = [{kinds[int(each[6:])] for each in planted["reference"].values[0, facet::2]} for facet in (0, 1)]
+    assert sorted(of_red, key=str) == [{"green"}, {"red"}]
+
+
 def test_the_default_layer_and_attribute(colours):
     images = images_of(colours)
     images.attrs["class_attribute"] = "size"
@@ -216,6 +231,8 @@ def test_what_cannot_be_visualised(colours):
         (ModelError, r"no positive relevance of any logit arrives at layer 'layer'", deaf),
         (ParamError, r"concept_classes names 'gren', .*'green'", {"concept_classes": ["gren"]}),
         (ParamError, r"references = 1, expected 2 or more", {"references": 1}),
+        (ParamError, r"facets = 0, expected 1 or more", {"facets": 0}),
+        (DataError, r"class 'red': there are \d+ images, but 30 facets need two each", {"facets": 30}),
         (ParamError, r"images_limit = 0", {"images_limit": 0}),
         (ParamError, r"concept_classes = -1", {"concept_classes": -1}),
         (ParamError, r"patch = 17, but images have 16 x 16", {"patch": 17}),
