@@ -128,7 +128,7 @@ class Vital(Section):
     jitter: float = Field(default=0.125, ge=0, le=0.5, description="largest shift, as a share of the side")
     tv: float = Field(default=3e-6, ge=0, description="weight of total variation (eq. 3)")
     l2: float = Field(default=3e-6, ge=0, description="weight of the l2 norm (eq. 3)")
-    batch: PositiveInt = Field(default=64, description="images drawn at once")
+    batch: PositiveInt = Field(default=32, description="images drawn at once, by DeepInversion at least")
     shard: PositiveInt = Field(default=64, description="targets a shard; a killed run resumes at the first missing one")
 
     @property

@@ -7,7 +7,7 @@ import xarray as xr
 from optogram.methods.prototypes import references
 from optogram.methods.visual_scores import score_table, visual_scores
 from stages.doorway import Doorway, run
-from stages.judging import SECTIONS, judges_of
+from stages.judging import SECTIONS, judges_of, second_of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         images=door.params.visual_scores.images,
         seed=door.params.seed,
     )
+    found.attrs |= {"clip": door.params.visual_scores.clip, "second": second_of(door) or ""}
     door.write(found, "Scores of the visualisations")
     door.write_metrics({row.pop("method"): row for row in score_table(found)})
 

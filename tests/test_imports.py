@@ -7,12 +7,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIGHT = ["scenes", "photos", "texts", "text_file", "ablation", "roles", "spurious", "figures", "report"]
 TENSORS = ["textspan", "concepts", "neuron_ablation"]
+CLASSIFIERS = ["prototypes", "vital", "baselines"]
 # One process: each group is imported on top of those before it. sympy comes with torch's compiler alone.
 CODE = """
 import sys
 from importlib import import_module
 
-for names, heavy in zip(sys.argv[1:], ({"torch"}, {"torchvision", "open_clip", "timm", "transformers"}, set())):
+clip = {"open_clip", "timm", "transformers"}
+for names, heavy in zip(sys.argv[1:], ({"torch"}, {"torchvision", *clip}, clip, set())):
     for name in names.split():
         import_module(f"stages.{name}")
         found = (heavy | {"sympy"}) & sys.modules.keys()
@@ -41,7 +43,7 @@ assert roi_align.__globals__["is_compile_supported"]("cpu") is True
 
 
 def test_stages_import_no_more_than_they_need():
-    stages = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", *LIGHT, *TENSORS}
-    groups = [" ".join(names) for names in (LIGHT, TENSORS, sorted(stages))]
+    stages = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", *LIGHT, *TENSORS, *CLASSIFIERS}
+    groups = [" ".join(names) for names in (LIGHT, TENSORS, CLASSIFIERS, sorted(stages))]
     done = subprocess.run([sys.executable, "-c", CODE, *groups], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -108,11 +108,14 @@ def feature_distances(
         assert isinstance(module, _BatchNorm)
         assert module.running_mean is not None
         assert module.running_var is not None
-        features = inputs[0].flatten(1)
-        kept = inputs[0][features.isfinite().all(1)].float().transpose(0, 1).flatten(1)
-        if kept.shape[1]:
-            mean, variance = kept.mean(1) - module.running_mean, kept.var(1, correction=0) - module.running_var
-            found.append(torch.linalg.vector_norm(mean) + torch.linalg.vector_norm(variance))
+        kept, finite = inputs[0], inputs[0].detach().flatten(1).isfinite().all(1)
+        if not finite.all():  # to pick rows, even all of them, is dear backwards
+            kept = kept[finite]
+        if len(kept):
+            over = [0, *range(2, kept.ndim)]
+            variance, mean = torch.var_mean(kept.float(), over, correction=0)
+            apart = mean - module.running_mean, variance - module.running_var
+            found.append(torch.linalg.vector_norm(apart[0]) + torch.linalg.vector_norm(apart[1]))
 
     handles = []
     try:

@@ -8,14 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
-from open_clip import CLIP
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -24,6 +21,10 @@ from torch import Tensor
 from optogram.errors import DataError, ModelError, ParamError, ShapeError
 from optogram.models.batches import in_batches
 from optogram.models.model_files import CONFIG, WEIGHTS, check_files, fill, new_folder, unreadable, write_model
+
+# open_clip, with transformers and scikit-learn, takes two seconds to import; what studies classifiers only needs none
+if TYPE_CHECKING:
+    from open_clip import CLIP
 
 BYTES_AND_MARKS = 514
 """Vocabulary beside the merges: 256 bytes, the same at a word's end, and the start and end of a text."""
@@ -35,12 +36,13 @@ _INTERPOLATION = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampl
 class Preprocess:
     """Images as a model wants them: `image_size` pixels square, with channels normalised by `mean` and `std`.
 
-    resize: "shortest" scales the shorter side and crops the centre (CLIP's way), "squash" ignores proportions.
+    resize: "shortest" scales the shorter side and crops the centre (CLIP's way), "squash" ignores proportions. mean and
+    std are OpenAI's.
     """
 
     image_size: int
-    mean: tuple[float, ...] = OPENAI_DATASET_MEAN
-    std: tuple[float, ...] = OPENAI_DATASET_STD
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
     interpolation: str = "bicubic"
     resize: str = "shortest"
 
@@ -84,6 +86,8 @@ class Tokenizer:
     """
 
     def __init__(self, merges: bytes, context_length: int) -> None:
+        from open_clip.tokenizer import SimpleTokenizer
+
         # A file object, not a path: SimpleTokenizer would leave the file that it opens unclosed.
         self._bpe = SimpleTokenizer(io.BytesIO(merges), context_length=context_length)  # type: ignore[arg-type]
         self.merges, self.context_length, self.vocab_size = merges, context_length, self._bpe.vocab_size
@@ -106,7 +110,7 @@ class Tokenizer:
 class Clip:
     """A CLIP with all it needs to be used: images and texts in, embeddings out."""
 
-    model: CLIP
+    model: "CLIP"
     preprocess: Preprocess
     tokenize: Callable[[Sequence[str]], Tensor]
     config: dict[str, Any]
@@ -123,6 +127,8 @@ def first_merges(count: int) -> bytes:
     Stored, not compressed, and without a time: the same bytes under every zlib. No newline at the end: it would be
     read as a merge. Raises ParamError if CLIP has fewer merges.
     """
+    from open_clip.tokenizer import default_bpe
+
     with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
         lines = [line.rstrip("\n") for line in islice(file, count + 1)]
     most = 49152 - 256 - 2
@@ -218,7 +224,9 @@ def encode_images(
     return torch.cat([part for _, part in in_batches(len(pixels), batch, encode)])
 
 
-def _build(architecture: dict[str, Any], seed: int) -> CLIP:
+def _build(architecture: dict[str, Any], seed: int) -> "CLIP":
+    from open_clip import CLIP
+
     # open_clip initialises from the global generator: lend it a seeded one, and give the old state back.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
