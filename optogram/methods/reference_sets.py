@@ -7,6 +7,8 @@ take the images from there. Sets are nested, so that a larger one differs by wha
 Facets part a class into groups of images that look alike, each with references of its own (Figure 17).
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int, Int64
 from scipy.optimize import linear_sum_assignment
@@ -75,7 +77,8 @@ def facet_references(
         )
     features = np.asarray(features, np.float64)
     with threadpool_limits(1):  # sums in one order
-        centres = KMeans(facets, n_init=_STARTS, random_state=seed).fit(features).cluster_centers_
+        options: Any = {"n_clusters": facets, "n_init": _STARTS, "random_state": seed}
+        centres = KMeans(**options).fit(features).cluster_centers_
         seats = np.arange(len(features)) % facets  # each image takes a seat of a facet
         facet = np.full(len(features), -1)
         for _ in range(_TURNS):
