@@ -340,6 +340,11 @@ class Params(Section):
             )
         for where, names in (
             ("targets.inner", self.targets.inner or []),
+            ("targets.layer", self.targets.layer),
+            ("targets.neurons", self.targets.neurons),
+            ("vital.layers", self.vital.layers),
+            ("vital.weights", self.vital.weights),
+            ("vital.inner_weights", self.vital.inner_weights),
             ("reference_sets.models", self.reference_sets.models),
             ("visual_scores.second", [self.visual_scores.second] if self.visual_scores.second else []),
         ):

@@ -1,6 +1,6 @@
 """Sections of params.yaml: what a section is, and those of classifiers and their visualisation."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
@@ -87,7 +87,9 @@ class Activations(Section):
 class Targets(Section):
     """What is visualised of a classifier: classes, channels, concepts, splits; and the references of each."""
 
-    layer: str | None = Field(default=None, description="of channels and concepts; null = the last block")
+    layer: dict[str, str] = Field(
+        default={}, description="classifier -> layer of channels and concepts; for others the last block"
+    )
     inner: list[str] | None = Field(
         default=["resnet"],
         description="classifiers whose channels, concepts and splits are visualised beside the classes; null = all",
@@ -96,12 +98,16 @@ class Targets(Section):
     facets: PositiveInt = Field(
         default=1, description="groups of alike images of a class, each with references; seeds show them in turn"
     )
-    images: PositiveInt = Field(default=600, description="images of reference that are cut into patches")
+    images: PositiveInt = Field(default=600, description="training images that are cut into patches")
     patch: float = Field(default=0.5, gt=0, le=1, description="side of a patch, as a share of the image's")
     stride: float = Field(default=0.25, gt=0, le=1, description="between patches, likewise")
     circuits: PositiveInt = Field(default=3, description="channels a class: those most relevant to it")
     circuit_classes: PositiveInt | None = Field(default=2, description="the first so many classes have circuits")
+    neurons: dict[str, list[NonNegativeInt]] = Field(
+        default={}, description="classifier -> further channels of the layer, by number"
+    )
     concepts: PositiveInt = Field(default=3, description="concepts a class")
+    concept_rank: PositiveInt = Field(default=10, description="of the factorisation that concepts come from")
     concept_classes: NonNegativeInt = Field(default=1, description="the first so many classes have concepts")
     splits: int = Field(default=2, ge=2, description="splits of a polysemantic channel")
     split_neurons: NonNegativeInt = Field(default=1, description="channels that are split")
@@ -113,9 +119,15 @@ class Targets(Section):
 class Vital(Section):
     """VITAL (Görgün et al. 2025)."""
 
-    layers: list[str] = Field(default=[], description="matched layers, by module name; [] = all blocks")
-    weights: dict[str, float] = Field(default={}, description="layer -> weight of its loss for classes, else 1")
-    inner_weights: dict[str, float] = Field(default={}, description="likewise for channels, concepts and splits")
+    layers: dict[str, list[str]] = Field(
+        default={}, description="classifier -> matched layers, by module name; for others all blocks"
+    )
+    weights: dict[str, dict[str, float]] = Field(
+        default={}, description="classifier -> layer -> weight of its loss for classes, else 1"
+    )
+    inner_weights: dict[str, dict[str, float]] = Field(
+        default={}, description="likewise for channels, concepts and splits"
+    )
     relevance: Literal["lrp", "guided_backprop", "gradient_x_input"] = "lrp"
     class_relevance: bool = Field(default=False, description="weigh by relevance for classes too (section B.2)")
     seeds: PositiveInt = Field(default=2, description="pictures a target, by every method")
@@ -131,12 +143,6 @@ class Vital(Section):
     batch: PositiveInt = Field(default=32, description="images drawn at once, by DeepInversion at least")
     shard: PositiveInt = Field(default=64, description="targets a shard; a killed run resumes at the first missing one")
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """What `optogram.methods.vital.vital` takes of it, beside the steps and relevance."""
-        chosen = self.model_dump(include={"canvas", "learning_rate", "decay", "tv", "l2"})
-        return {**chosen, "weights": self.weights, "jitter_share": self.jitter}
-
 
 class Baselines(Section):
     """VITAL's rivals."""
@@ -145,7 +151,7 @@ class Baselines(Section):
         default=["fourier", "maco", "deepinversion", "pii"], min_length=1
     )
     views: dict[Literal["fourier", "maco", "pii"], PositiveInt] = Field(
-        default={"fourier": 2, "maco": 2, "pii": 2}, description="crops, or augmented copies, of each picture a step"
+        default={}, description="crops, or augmented copies, of each picture a step; else 1, VITAL's budget"
     )
     learning_rates: dict[Literal["fourier", "maco", "deepinversion", "pii"], float] = Field(
         default={}, description="method -> learning rate, else that of the paper or of the published code"
@@ -156,7 +162,9 @@ class VisualScores(Section):
     """Scores of the visualisations."""
 
     clip: str = Field(default="demo", description="CLIP that judges them, one of clips")
-    second: str | None = Field(default=None, description="second model for FID; null = the next of classifiers")
+    second: str | None = Field(
+        default=None, description="second model for FID; null = the first other one of classifiers"
+    )
     images: PositiveInt = Field(default=1000, description="images of eval that they are compared with")
 
 
@@ -164,6 +172,6 @@ class ReferenceSets(Section):
     """VITAL's classes by size and purity of the reference set (Tables 5, 6)."""
 
     models: list[str] = Field(default=["resnet"], min_length=1, description="classifiers, each one of classifiers")
-    sizes: list[PositiveInt] = Field(default=[5, 10, 20, 50, 100], description="references a class")
+    sizes: list[Annotated[int, Field(ge=2)]] = Field(default=[5, 10, 20, 50, 100], description="references a class")
     strangers: list[PositiveInt] = Field(default=[5, 10, 20], description="references added from other classes")
     steps: PositiveInt | None = Field(default=None, description="of the optimisation; null = as vital")

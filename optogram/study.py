@@ -160,7 +160,8 @@ def write_study(path: Path, study: Study, *, force: bool = False) -> Path:
         write_page(
             parts[path],
             "study.html",
-            study=study.form,
+            # not as plain text: the page's source would tell the words of what is to be named
+            study=base64.b64encode(_canonical(study.form).encode()).decode(),
             parts=[part for part in PARTS if asked[part]],
             asked=asked,
             minutes=1 + math.ceil(seconds / 60),
@@ -183,7 +184,7 @@ def write_study(path: Path, study: Study, *, force: bool = False) -> Path:
 def refuse_existing(path: Path, force: bool) -> None:
     """Raise ArtifactError if `path` exists, unless `force`."""
     if path.exists() and not force:
-        raise ArtifactError(f"{path} exists already, and people may have answered it. Name another, or pass --force.")
+        raise ArtifactError(f"{path} exists already. Name another, or pass --force to write over it.")
 
 
 @dataclass(frozen=True)

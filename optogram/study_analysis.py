@@ -1,5 +1,6 @@
 """`optogram study analyse`, second half: scores of the methods, their differences, and how well people agree."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 from optogram.errors import DataError
 from optogram.study import PARTS
@@ -75,7 +77,8 @@ def analyse(answered: Answered, *, encode: Encode | None = None, seed: int = 0, 
     Naming is scored by the similarity of the answer to the class's name: the cosine of their unit embeddings by
     `encode`, or without it `spelt_alike`. Differences of ratings are within a person and target (only what was rated
     for both methods counts); of naming, where a person sees one method a target, over the targets named for both.
-    Intervals are bootstrapped over people and targets (`bootstrap_means`), from `seed`; not adjusted for their number.
+    Every target counts alike, however many answered it: else a method would gain where more people saw it drawn on easy
+    targets. Intervals are bootstrapped over people and targets (`estimate`), from `seed`, and not adjusted.
     """
     return [
         _part(answered, part, encode, seed, draws)
@@ -84,25 +87,50 @@ def analyse(answered: Answered, *, encode: Encode | None = None, seed: int = 0, 
     ]
 
 
-def bootstrap_means(cube: Cube, *, draws: int, seed: int) -> Float[np.ndarray, "draw method"]:
-    """Means over people and targets, each of the two drawn anew with replacement; NaN in the cube is no answer.
+def estimate(
+    cube: Cube, *, draws: int = DRAWS, seed: int = 0, least: float = -math.inf, most: float = math.inf
+) -> Estimate:
+    """The mean of one method, or of the first of two less the second, with its interval within [least, most].
 
-    Both are samples from larger populations, so both are resampled (Owen, The pigeonhole bootstrap, 2007); intervals
-    from it are rather too wide than too narrow. A draw that has no answer for a method is NaN there.
+    The interval is the bootstrap's (`bootstrap_means`), wider as few people or targets ask: of n that are drawn with
+    replacement the spread is sqrt(1 - 1/n) of what it should be, and Student's quantile lies further out than the
+    normal one. n is the smaller of the two numbers.
+    """
+    means = _means(cube)
+    value = float(means[0] - means[1] if len(means) > 1 else means[0])
+    there = np.isfinite(cube)
+    fewest = int(min(there.any((1, 2)).sum(), there.any((0, 2)).sum()))
+    # one person, or one target, says nothing of how others vary
+    if fewest < 2:
+        return Estimate(value, float("nan"), float("nan"))
+    kept = cube[there.any((1, 2))][:, there.any((0, 2))]
+    drawn = bootstrap_means(kept, draws=draws, seed=seed)
+    each = _there(drawn[:, 0] - drawn[:, 1] if drawn.shape[1] > 1 else drawn[:, 0])
+    wider = stats.t.ppf(0.975, fewest - 1) / stats.norm.ppf(0.975) * math.sqrt(fewest / (fewest - 1))
+    bounds = value + wider * (np.quantile(each, [0.025, 0.975]) - value)
+    return Estimate(value, *(float(bound) for bound in np.clip(bounds, least, most)))
+
+
+def bootstrap_means(cube: Cube, *, draws: int, seed: int) -> Float[np.ndarray, "draw method"]:
+    """Means over targets of the means over people, both drawn anew with replacement; NaN in the cube is no answer.
+
+    Both are samples from larger populations, so both are resampled (Owen, The pigeonhole bootstrap, 2007). In each draw
+    those targets count that it has answers of every method for; without any it is NaN.
     """
     lot = np.random.default_rng(seed)
     people, targets, methods = cube.shape
     by_person = lot.multinomial(people, [1 / people] * people, size=draws)
     by_target = lot.multinomial(targets, [1 / targets] * targets, size=draws)
+
+    def summed(values: np.ndarray) -> np.ndarray:
+        return (by_person @ values.reshape(people, -1)).reshape(draws, targets, methods)
+
     there = np.isfinite(cube)
-
-    def drawn(values: np.ndarray) -> np.ndarray:
-        each = (by_person @ values.reshape(people, -1)).reshape(draws, targets, methods)
-        return np.einsum("dt,dtm->dm", by_target, each)
-
-    weight = drawn(there.astype(float))
-    total = drawn(np.where(there, cube, 0.0))
-    return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
+    answers = summed(there.astype(float))
+    means = summed(np.where(there, cube, 0.0)) / np.maximum(answers, 1)
+    weight = by_target * (answers > 0).all(2)
+    total, count = np.einsum("dt,dtm->dm", weight, means), weight.sum(1, keepdims=True)
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
 def krippendorff_alpha(ratings: Float[np.ndarray, "unit rater"]) -> float:
@@ -179,18 +207,23 @@ def _part(answered: Answered, part: str, encode: Encode | None, seed: int, draws
     else:
         for row, at, value in given:
             cube[row, *at], high[row, *at] = value, value >= HIGH
+    lowest, highest = (1, 5) if part != "name" else (-1 if encode else 0, 1)
     scores = [
         Score(
             method,
             tuple(sorted(_there(cube[..., k]).tolist())),
-            _estimate(cube[..., [k]], seed, draws),
-            _estimate(high[..., [k]], seed, draws),
+            estimate(cube[..., [k]], seed=seed, draws=draws, least=lowest, most=highest),
+            estimate(high[..., [k]], seed=seed, draws=draws, least=0, most=1),
             _quantiles(_there(cube[..., k])),
         )
         for k, method in enumerate(methods)
     ]
     differences = [
-        Difference(methods[a], methods[b], _estimate(_comparable(cube[..., [a, b]], part != "name"), seed, draws))
+        Difference(
+            methods[a],
+            methods[b],
+            estimate(_comparable(cube[..., [a, b]], part != "name"), seed=seed, draws=draws),
+        )
         for a, b in combinations(range(len(methods)), 2)
     ]
     shown = sum(len(getattr(key.shown[one.participant - 1], part)) for one in answered.answers)
@@ -225,18 +258,14 @@ def _comparable(pair: Cube, within: bool) -> Cube:
     return np.where(both[..., None], pair, np.nan)
 
 
-def _estimate(cube: Cube, seed: int, draws: int) -> Estimate:
-    """The mean of one method, or of the first of two less the second, with its interval."""
-    means = [_mean(cube[..., k]) for k in range(cube.shape[2])]
-    value = means[0] - means[1] if len(means) > 1 else means[0]
+def _means(cube: Cube) -> Float[np.ndarray, " method"]:
+    """Means over targets of the means over people, of the targets that every method has answers for; else NaN."""
     there = np.isfinite(cube)
-    # one person, or one target, says nothing of how others vary
-    if min(there.any((1, 2)).sum(), there.any((0, 2)).sum()) < 2:
-        return Estimate(value, float("nan"), float("nan"))
-    kept = cube[there.any((1, 2))][:, there.any((0, 2))]
-    drawn = bootstrap_means(kept, draws=draws, seed=seed)
-    each = _there(drawn[:, 0] - drawn[:, 1] if drawn.shape[1] > 1 else drawn[:, 0])
-    return Estimate(value, *(float(q) for q in np.quantile(each, [0.025, 0.975])))
+    counts = there.sum(0)
+    known = (counts > 0).all(1)
+    if not known.any():
+        return np.full(cube.shape[2], np.nan)
+    return (np.where(there, cube, 0.0).sum(0)[known] / counts[known]).mean(0)
 
 
 def _there(values: np.ndarray) -> np.ndarray:

@@ -16,11 +16,15 @@ def make(
     out: Annotated[Path, typer.Option(help="The form; its key goes beside it as NAME.key.json.")] = Path("study.html"),
     participants: Annotated[int, typer.Option(help="How many people: each has a number and an order.")] = 30,
     questions: Annotated[int, typer.Option(help="Targets in each of the three parts, at most.")] = 10,
-    seed: Annotated[int, typer.Option(help="Draws targets, orders and assignments.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Draws targets, orders and assignments. Default: one by lot, kept in the key.")
+    ] = None,
     methods: Annotated[str, typer.Option(help="Only these, such as vital,maco. Default: all.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Write over a form and key that are there.")] = False,
 ) -> None:
     """Write a blinded form as one HTML file. Keep the key to yourself; give the form and a number to each person."""
+    import secrets
+
     from optogram.cli import console
     from optogram.store.catalog import open as open_artifact
     from optogram.study import make_study, write_study
@@ -31,7 +35,8 @@ def make(
         drawings,
         participants=participants,
         questions=questions,
-        seed=seed,
+        # a seed that people can guess lets them make the key again
+        seed=secrets.randbits(32) if seed is None else seed,
         methods=[method.strip() for method in methods.split(",") if method.strip()],
         studied=model,
     )
@@ -47,7 +52,7 @@ def analyse(
     answers: Annotated[list[Path], typer.Argument(help="Files that the form saved, or folders of them.")],
     key: Annotated[Path, typer.Option(help="The key that was written with the form.")] = Path("study.key.json"),
     clip: Annotated[
-        Path | None, typer.Option(help="A CLIP's folder to compare words with, such as artifacts/models/demo.")
+        Path | None, typer.Option(help="A CLIP's folder to compare words with; one trained on few words knows few.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a standalone page with plots to this file.")] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,

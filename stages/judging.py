@@ -9,7 +9,7 @@ SECTIONS = ("classifiers", "train_classifier.models", "visual_scores")
 
 
 def judges_of(door: Doorway) -> Judges:
-    """The classifier `--model`, the second one (by default the next of `classifiers`), the CLIP of `visual_scores`."""
+    """The classifier `--model`, the second one (by default the first other one), the CLIP of `visual_scores`."""
     device, second = door.params.device, second_of(door)
     return Judges(
         load_classifier_folder(door.folder("models", door.args.model), device),
@@ -24,10 +24,3 @@ def second_of(door: Doorway) -> str | None:
     options, model = door.params.visual_scores, door.args.model
     others = [name for name in door.params.classifiers if name != model]
     return options.second if options.second not in (None, model) else next(iter(others), None)
-
-
-def training_split(door: Doorway) -> str:
-    """The split that the classifier was trained on; of a loaded one we know none better than `train`, or reference."""
-    trained = door.params.train_classifier.models.get(door.args.model)
-    splits = [*door.params.scenes.splits, *door.params.photos.splits]
-    return trained.split if trained else "train" if "train" in splits else "reference"

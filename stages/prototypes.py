@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     compute = Once(
         caching_prototypes,
         *inputs,
-        tuple(options.layers),
+        tuple(options.layers.get(door.path("model").name, [])),
         options.relevance,
         options.class_relevance,
         door.params.targets.batch,

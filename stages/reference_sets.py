@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
-from optogram.methods.reference_album import reference_album
+import numpy as np
+
+from optogram.methods.reference_album import other_references, reference_album
 from optogram.methods.reference_scores import reference_scores
 from stages.doorway import Doorway, run
-from stages.judging import SECTIONS, judges_of, training_split
+from stages.judging import SECTIONS, judges_of
+from stages.visualising import training_split, vital_options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -17,21 +20,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     door = Doorway("reference_sets", argv, paths=paths, sections=("seed", *used, *SECTIONS), options=("model",))
     options, vital, judges = door.params.reference_sets, door.params.vital, judges_of(door)
     images = {split: door.open("images", split) for split in (training_split(door), "eval")}
+    given = {"references": door.params.targets.references, "seed": door.params.seed}
     drawn = reference_album(
         judges.classifier,
         images[training_split(door)],
         images["eval"],
         sizes=options.sizes,
         strangers=options.strangers,
-        references=door.params.targets.references,
-        seed=door.params.seed,
         steps=options.steps or vital.steps,
-        layers=vital.layers,
-        **vital.options,
+        layers=vital.layers.get(door.args.model, []),
+        batch=vital.batch,
+        **given,
+        **vital_options(door, door.args.model),
     )
+    # pictures are not compared with their own references
+    own = np.concatenate(other_references(judges.classifier, images["eval"], **given))
+    real = images["eval"].isel(image=np.setdiff1d(np.arange(images["eval"].sizes["image"]), own))
     classes = list(range(len(judges.classifier.classes)))
     limit = door.params.visual_scores.images
-    found = reference_scores(drawn, judges, images["eval"], classes=classes, images=limit, seed=door.params.seed)
+    found = reference_scores(drawn, judges, real, classes=classes, images=limit, seed=door.params.seed)
     door.write(found, "VITAL by its reference sets")
     scores = ("accuracy", "fid_own", "zero_shot_1", "zero_shot_5")
     door.write_metrics(

@@ -7,7 +7,7 @@ from optogram.methods.relevance import Attributor
 from optogram.methods.targets import find_targets
 from optogram.models.classifier_folder import load_classifier_folder
 from stages.doorway import Doorway, run
-from stages.judging import training_split
+from stages.visualising import training_split
 
 ONLY_CLASSES = {"circuit_classes": 0, "concept_classes": 0, "split_neurons": 0}
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     door = Doorway("targets", argv, paths=("models", "images", "out"), sections=sections, options=("model",))
     options, images = door.params.targets, door.open("images", training_split(door))
     side = min(images.sizes["y"], images.sizes["x"])
-    kept: dict[str, Any] = options.model_dump(exclude={"inner", "patch", "stride", "images"})
+    kept: dict[str, Any] = options.model_dump(exclude={"inner", "patch", "stride", "images", "layer", "neurons"})
     if options.inner is not None and door.args.model not in options.inner:
         kept |= ONLY_CLASSES
     classifier = load_classifier_folder(door.folder("models", door.args.model), device=door.params.device)
@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         stride=max(1, round(options.stride * side)),
         images_limit=options.images,
         seed=door.params.seed,
+        layer=options.layer.get(door.args.model),
+        neurons=options.neurons.get(door.args.model, []),
         **kept,
     )
     found.attrs["split"] = training_split(door)

@@ -17,14 +17,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     targets = door.open("targets").load()
     trained = door.open("images", str(targets.attrs["split"]))
     pictures = [door.open(name)[["pixels", "status"]].load() for name in ("vital", "baselines")]
-    names, size = targets.target.values.tolist(), (targets.sizes["y"], targets.sizes["x"])
+    names = targets.target.values.tolist()
+    patches = references(targets, trained, (targets.sizes["y"], targets.sizes["x"]))
     found = visual_scores(
         targets,
         xr.concat(pictures, "method"),
         judges_of(door),
         door.open("images", "eval"),
         trained,
-        controls=lambda name: references(targets, trained, names.index(name), size),
+        controls=lambda name: patches(names.index(name)),
         images=door.params.visual_scores.images,
         seed=door.params.seed,
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from optogram.methods.album import Album, drawing_vital, with_losses
 from optogram.store.cluster import Once
 from stages.doorway import Doorway, run
+from stages.visualising import vital_options
 
 COUNTS = ("seeds", "steps", "batch")
 
@@ -14,8 +15,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     door = Doorway("vital", argv, paths=("model", "targets", "prototypes", "out"), sections=("seed", "vital"))
     options, targets, prototypes = door.params.vital, door.open("targets"), door.open("prototypes")
     inputs = (door.folder("model").absolute(), *(door.path(name).absolute() for name in ("targets", "prototypes")))
-    settings = options.options | options.model_dump(include={"inner_weights", "class_relevance", *COUNTS})
-    settings["rule"] = options.relevance
+    name = door.path("model").name
+    settings = vital_options(door, name) | options.model_dump(include={"class_relevance", *COUNTS})
+    settings |= {"inner_weights": options.inner_weights.get(name), "rule": options.relevance}
     compute = Once(drawing_vital, *inputs, door.params.seed, settings, door.params.device)
     rows = {"total": targets.sizes["target"], "shard": options.shard}
     album = Album(targets.isel(target=[0]), ["vital"], options.seeds, options.steps)

@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from jaxtyping import Int
 
+from optogram.errors import ParamError, nearest
 from optogram.methods.drawing import Drawn, Tell, image_seed, recorded
 from optogram.methods.prototypes import Match, directions_of, match_of
 from optogram.methods.relevance import Attributor
@@ -88,16 +89,26 @@ def vital_album(
 
     seeds: pictures a target, of its facets in turn. batch: images drawn at once. weights, inner_weights: of layers, for
     classes and for inner targets. options: of `vital`. `layer_loss` (target, block, seed) is the final L_SM of each
-    layer, 0 where a target is not matched.
+    layer, 0 where a target is not matched and -1 where it is not finite: the picture diverged.
 
-    Raises as `vital`.
+    Raises ParamError for weights of a layer that is not matched and fewer seeds than facets, and as `vital`.
     """
     layers = prototypes.block.values.astype(str).tolist()
+    for given in (weights or {}, inner_weights or {}):
+        if unknown := sorted(set(given) - set(layers)):
+            raise ParamError(
+                f"weights name layer {unknown[0]!r}, which is not matched.{nearest(unknown[0], layers)} Matched are "
+                f"{', '.join(layers)}."
+            )
     device = next(classifier.model.parameters()).device
     size = targets.sizes["y"], targets.sizes["x"]
     album = Album(targets, ["vital"], seeds, steps)
     losses = np.zeros((targets.sizes["target"], len(layers), seeds), np.float32)
     facets = 1 + targets.facet.values.max(1)
+    if seeds < facets.max():
+        raise ParamError(
+            f"seeds = {seeds}, but classes have {facets.max()} facets, which seeds draw in turn. Raise seeds."
+        )
     attributor: Attributor | None = None
     for match, rows in _alike(classifier, targets, layers, size, class_relevance).items():
         given = (inner_weights if match.layer else weights) or {}
@@ -124,7 +135,9 @@ def vital_album(
             )
             album.put("vital", places, drawn)
             for k, name in enumerate(match.layers):
-                losses[places[:, 0], layers.index(name), places[:, 1]] = final[:, k].numpy()
+                losses[places[:, 0], layers.index(name), places[:, 1]] = np.nan_to_num(
+                    final[:, k].numpy(), nan=-1, posinf=-1
+                )
     return with_losses(album, layers, losses)
 
 
@@ -146,7 +159,7 @@ def drawing_vital(
         total = (stop - start) * settings["seeds"] * settings["steps"]
         with progress(f"VITAL, targets {start} to {stop - 1}", total, "steps", bar=False) as tell:
             rows = wanted.isel(target=part).load()
-            return vital_album(classifier, rows, found.isel(target=part), seed=seed, tell=tell, **settings)
+            return vital_album(classifier, rows, found.isel(target=part).load(), seed=seed, tell=tell, **settings)
 
     return compute
 

@@ -40,11 +40,13 @@ def class_relevance(
     pixels: UInt8[np.ndarray, "image y x rgb"],
     index: int,
     layer: str,
-    relevance: Relevance,
+    relevance: Relevance | None,
     *,
     batch: int,
 ) -> ClassRelevance:
     """Relevance of a layer's channels for logit `index`, over images that already have the model's size.
+
+    Without `relevance` it is only the logit, of no channels.
 
     Raises ModelError if the model's logits are not as many as its classes.
     """
@@ -53,7 +55,10 @@ def class_relevance(
         inputs = as_input(classifier, pixels[rows]).to(_device(classifier))
         with torch.no_grad():
             logits = classifier.model(inputs)
-        found = relevance(inputs, [layer], Start(_one_hot(classifier, logits, index)))[layer]
+        direction = _one_hot(classifier, logits, index)
+        if relevance is None:
+            return logits[:, index].float().cpu(), torch.zeros((len(logits), 0), dtype=torch.float64)
+        found = relevance(inputs, [layer], Start(direction))[layer]
         return logits[:, index].float().cpu(), found.detach().sum((2, 3), dtype=torch.float64).cpu()
 
     parts = [found for _, found in in_batches(len(pixels), batch, work)]

@@ -111,7 +111,7 @@ class Drawn:
 
     rgb: in [0, 1]. transparency: mean over the steps of the gradient's magnitude at each place, relative to the image's
     99th percentile, in [0, 1] (section 3.4, C.3). loss: at the recorded steps, the last finite one from where an image
-    diverged. diverged: the step at which it did, or -1.
+    diverged (0 if it had none). diverged: the step at which it did, or -1.
     """
 
     rgb: Float32[Tensor, "image rgb y x"]

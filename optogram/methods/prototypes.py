@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from optogram.errors import ParamError
+from optogram.errors import DataError, ParamError
 from optogram.methods.patches import as_input, cut, input_size
 from optogram.methods.relevance import Attributor, Start
 from optogram.methods.sort_matching import reference_prototype
@@ -77,15 +77,26 @@ def directions_of(targets: xr.Dataset, match: Match, classes: int) -> Float32[Te
     return torch.eye(classes)[torch.from_numpy(targets.class_index.values.astype(np.int64))]
 
 
-def references(targets: xr.Dataset, images: xr.Dataset, row: int, size: tuple[int, int]) -> np.ndarray:
-    """The references of one target, uint8 (reference, y, x, rgb), cut from the images anew and resized to `size`.
+def references(
+    targets: xr.Dataset, images: xr.Dataset, size: tuple[int, int]
+) -> Callable[[int], UInt8[np.ndarray, "reference y x rgb"]]:
+    """The row of a target to its references, cut from the images anew and resized to `size`.
 
-    Raises DataError as `cut`.
+    Calling it raises DataError for a reference that is not among the images, and as `cut`.
     """
-    names = targets.reference.isel(target=row).values.astype(str)
     place = {name: at for at, name in enumerate(images.image.values.astype(str).tolist())}
-    rows = [(place[name], *box) for name, box in zip(names, targets.box.values[row].tolist(), strict=True) if name]
-    return cut(images.pixels, np.array(rows), size)
+
+    def of(row: int) -> np.ndarray:
+        names, boxes = targets.reference.values[row].astype(str).tolist(), targets.box.values[row].tolist()
+        if lost := [name for name in names if name and name not in place]:
+            raise DataError(
+                f"the references of {targets.target.values[row]} include {lost[0]}, which is not among the images. Take "
+                "targets and images of one run."
+            )
+        rows = [(place[name], *box) for name, box in zip(names, boxes, strict=True) if name]
+        return cut(images.pixels, np.array(rows), size)
+
+    return of
 
 
 def find_prototypes(
@@ -161,7 +172,7 @@ def caching_prototypes(
         return find_prototypes(
             classifier,
             part,
-            lambda row: references(part, stored, row, size),
+            references(part, stored, size),
             layers=names,
             size=size,
             rule=rule,

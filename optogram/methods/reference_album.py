@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 from jaxtyping import Int64, UInt8
 
+from optogram.errors import DataError
 from optogram.methods.drawing import image_seed
 from optogram.methods.patches import as_input, cut, input_size, patch_boxes
 from optogram.methods.prototypes import matched_layers
@@ -28,21 +29,23 @@ def reference_album(
     references: int,
     seed: int,
     steps: int,
+    batch: int = 32,
     layers: Sequence[str] = (),
     **options: Any,
 ) -> dict[str, UInt8[np.ndarray, "class seed y x rgb"]]:
     """One picture a class for each condition: "5" (so many references), "strangers 5" (so many beside `references`),
-    "other split" (`references` of `others`).
+    "other split" (`other_references`).
 
     images, others: images/<split> artifacts with the classifier's classes. Sizes that a class has too few images for
-    are left out. Sets are nested: the 5 are among the 10. layers: as `matched_layers`. options: of `vital`.
+    are left out. Sets are nested: the 5 are among the 10. layers: as `matched_layers`. batch: classes drawn
+    at once. options: of `vital`.
 
-    Raises DataError as `class_references`, and as `vital`.
+    Raises DataError for a class with fewer than two images in either split, and as `class_references` and `vital`.
     """
     size, count = input_size(classifier, images.pixels), len(classifier.classes)
     names = matched_layers(classifier, layers, size)
-    labels, elsewhere = class_labels(classifier, images)[1], class_labels(classifier, others)[1]
-    most = min(int((labels == k).sum()) for k in range(count))
+    labels = class_labels(classifier, images)[1]
+    most = min(_counts(classifier, images).values())
     enough = min(references, most)
     sets: dict[str, list[Int64[np.ndarray, " reference"]]] = {
         str(number): [class_references(labels, k, number, seed=seed) for k in range(count)]
@@ -53,18 +56,45 @@ def reference_album(
         f"strangers {number}": [corrupted_references(labels, k, enough, number, seed=seed) for k in range(count)]
         for number in strangers
     }
-    fewest = min(enough, *(int((elsewhere == k).sum()) for k in range(count)))
-    beside = [class_references(elsewhere, k, fewest, seed=seed) for k in range(count)]
+    beside = other_references(classifier, others, enough, seed=seed)
     conditions = [(name, images, rows) for name, rows in sets.items()] + [("other split", others, beside)]
     device = next(iter(classifier.model.parameters())).device
     seeds = [image_seed(seed, name, 0) for name in classifier.classes]
     found = {}
     for condition, source, rows in conditions:
-        each = [_prototype(classifier, source, one, names, size) for one in rows]
-        wanted = {name: torch.stack([one[name] for one in each]).to(device) for name in names}
-        drawn, _ = vital(classifier, wanted, seeds=seeds, size=size, steps=steps, **options)
-        found[condition] = (drawn.rgb * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()[:, None]
+        rgb = []
+        for start in range(0, count, batch):
+            part = slice(start, start + batch)
+            each = [_prototype(classifier, source, one, names, size) for one in rows[part]]
+            wanted = {name: torch.stack([one[name] for one in each]).to(device) for name in names}
+            rgb.append(vital(classifier, wanted, seeds=seeds[part], size=size, steps=steps, **options)[0].rgb)
+        found[condition] = (torch.cat(rgb) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()[:, None]
     return found
+
+
+def other_references(
+    classifier: Classifier, others: xr.Dataset, references: int, *, seed: int
+) -> list[Int64[np.ndarray, " reference"]]:
+    """For each class rows of `others`: `references`, but no more than half of what the scarcest class has.
+
+    Raises DataError for a class with fewer than two images.
+    """
+    fewest = min(references, min(_counts(classifier, others).values()) // 2)
+    labels = class_labels(classifier, others)[1]
+    return [class_references(labels, k, fewest, seed=seed) for k in range(len(classifier.classes))]
+
+
+def _counts(classifier: Classifier, images: xr.Dataset) -> dict[str, int]:
+    """How many images each class has, two at least."""
+    attribute, labels = class_labels(classifier, images)
+    counts = {name: int((labels == k).sum()) for k, name in enumerate(classifier.classes)}
+    for name, count in counts.items():
+        if count < 2:
+            raise DataError(
+                f"class {name!r} has {count} of the {len(labels)} images of a split, by their label of {attribute!r}; "
+                "reference sets need two or more.\n  Give more images, or leave the model out of reference_sets.models."
+            )
+    return counts
 
 
 def _prototype(

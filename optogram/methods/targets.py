@@ -20,7 +20,7 @@ from optogram.methods.concept_directions import class_concepts
 from optogram.methods.concept_directions import split_patches as split
 from optogram.methods.patches import cut, input_size, patch_boxes, pooled, top_patches
 from optogram.methods.reference_sets import class_references, facet_references
-from optogram.models.classifiers import Classifier
+from optogram.models.classifiers import Classifier, blocks
 from optogram.progress import progress
 
 _PROBED = 4  # images that tell at which blocks relevance arrives
@@ -40,6 +40,7 @@ def find_targets(
     images_limit: int | None = None,
     circuits: int = 3,
     circuit_classes: int | None = None,
+    neurons: Sequence[int] = (),
     concepts: int = 3,
     concept_classes: int | Sequence[str] = 0,
     concept_rank: int = 10,
@@ -55,7 +56,8 @@ def find_targets(
     images: an images/<split> artifact, lazily read. The classifier's classes are sought among the values of its
         attribute, or of the images' `class_attribute` where it names none.
     relevance: of a logit, by an `Attributor`.
-    layer: where neurons and concepts live; by default `reached_layer`, the last block that a logit depends on.
+    layer: where neurons and concepts live; by default `reached_layer`, the last block that a logit depends on. Classes
+        alone ask no relevance, and by default are said to end at the last block.
     references: most references of a target. A class's are drawn at random, or are all that it has.
     facets: into so many facets each class is parted, by the pooled features at `layer` of 10 images a reference, drawn
         at random; each has `references` of its own (`facet_references`). Seeds draw them in turn.
@@ -63,10 +65,10 @@ def find_targets(
     circuits: neurons a class, those with the largest relevance for its logit: summed over space, its positive part
         averaged over the references. A neuron of several classes is one target. Channels that fewer than two images
         activate (a patch with a pooled activation above 0) are passed over.
-    circuit_classes: the first so many classes have circuits; None: all.
+    circuit_classes: the first so many classes have circuits; None: all. neurons: further channels of the layer.
     concepts: most concepts of each of `concept_classes` (names, or the first so many), the most important of
         `concept_rank`, by `class_concepts`. Its patches are those of the class; references have the largest
-        coefficients.
+        coefficients. Concepts of one image alone are passed over.
     splits: into how many groups the `split_patches` top patches of a neuron are parted, by k-means. All neurons of the
         circuits are tried, and those `split_neurons` kept whose groups are furthest apart, by silhouette.
     shown: references whose pixels are stored.
@@ -77,7 +79,8 @@ def find_targets(
 
     Raises ParamError for numbers out of bounds and unknown concept classes; DataError for a class with fewer than two
     images, or one that is to have concepts and has no patches; ModelError for a classifier without names of its logits
-    or with another number of them, for a layer that `activations` refuses, and where no relevance arrives.
+    or with another number of them, for a layer that `activations` refuses, and where no relevance arrives; ParamError
+    for neurons that the layer has not, or that fewer than two images activate.
     """
     _check(references=(references, 2), circuits=(circuits, 0), shown=(shown, 1), batch=(batch, 1), seed=(seed, 0))
     _check(facets=(facets, 1), concepts=(concepts, 1), split_neurons=(split_neurons, 0), images_limit=(images_limit, 1))
@@ -89,45 +92,48 @@ def find_targets(
         _whole(_class_rows(name, labels == k, attribute, asked, (seed, k)), pixels.shape[1])
         for k, name in enumerate(classifier.classes)
     ]
-    if layer is None:
+    inner = bool((circuits and circuit_classes != 0) or neurons or with_concepts or split_neurons)
+    if layer is None and inner:
         layer = reached_layer(classifier, cut(pixels, whole[0][:_PROBED], size), 0, relevance)
+    elif layer is None:
+        layer = blocks(classifier.model, size=size[0])[-1]
     if facets > 1:
         whole = [
             _facets(name, each, _features(classifier, pixels, each, layer, batch), facets, references, seed)
             for name, each in zip(classifier.classes, whole, strict=True)
         ]
 
-    inner = (circuits and circuit_classes != 0) or with_concepts or split_neurons
     # classes alone need no patches: those of one image tell the number of channels
     drawn = np.random.default_rng((seed, 0, 2)).permutation(len(labels))[: images_limit if inner else 1]
     limited = np.sort(drawn)
     boxes = patch_boxes(limited, (pixels.shape[1], pixels.shape[2]), patch=patch, stride=stride)
     patches = _Patches(layer, boxes, _features(classifier, pixels, boxes, layer, batch), references, seed)
     toward = [
-        class_relevance(classifier, cut(pixels, each, size), k, layer, relevance, batch=batch)
+        class_relevance(classifier, cut(pixels, each, size), k, layer, relevance if inner else None, batch=batch)
         for k, each in enumerate(whole)
     ]
-    positive = np.stack([each.positive for each in toward])
-    if circuits and not positive.any():
+    none = np.zeros(patches.features.shape[1], np.float32)
+    positive = np.stack([each.positive if inner else none for each in toward])
+    if inner and circuits and not positive.any():
         raise ModelError(
             f"no positive relevance of any logit arrives at layer {layer!r}.\n  Name an earlier one, or leave it out."
         )
     found = circuit_channels(positive, circuits, alive=patches.alive())
     if circuit_classes is not None:
         found.channel[circuit_classes:], found.share[circuit_classes:] = -1, 0
-    neurons = [channel for channel in dict.fromkeys(found.channel.ravel().tolist()) if channel >= 0]
+    of_circuits = [channel for channel in dict.fromkeys(found.channel.ravel().tolist()) if channel >= 0]
+    channels = [*dict.fromkeys([*of_circuits, *patches.checked(neurons)])]
 
-    none = np.zeros(positive.shape[1], np.float32)
     targets = [
         _Target(name, "class", none, each, of.logit, float(of.logit.mean()), class_index=k)
         for k, (name, each, of) in enumerate(zip(classifier.classes, whole, toward, strict=True))
     ]
-    targets += patches.neurons(neurons)
+    targets += patches.neurons(channels)
     for name in with_concepts:
         k = classifier.classes.index(name)
         targets += patches.concepts(name, labels[boxes[:, 0]] == k, toward[k].signed, concepts, concept_rank)
     if split_neurons:
-        targets += patches.splits(neurons, split_neurons, splits, split_patches)
+        targets += patches.splits(channels, split_neurons, splits, split_patches)
 
     dataset = _dataset(targets, images, layer, (facets, references), shown, size)
     names = [[patches.name(channel) if channel >= 0 else "" for channel in line] for line in found.channel]
@@ -167,6 +173,21 @@ class _Patches:
         starts = np.flatnonzero(np.diff(self.boxes[:, 0], prepend=-1))
         return np.logical_or.reduceat(self.features > 0, starts).sum(0) >= 2
 
+    def checked(self, channels: Sequence[int]) -> Sequence[int]:
+        """The channels, if the layer has them and images that activate them."""
+        alive = self.alive()
+        for channel in channels:
+            if not 0 <= channel < len(alive):
+                raise ParamError(
+                    f"neurons name channel {channel}, but layer {self.layer!r} has {len(alive)}: 0 to {len(alive) - 1}."
+                )
+            if not alive[channel]:
+                raise ParamError(
+                    f"neurons name channel {channel} of layer {self.layer!r}, which fewer than two of the images that "
+                    "give patches activate.\n  Leave it out, or take patches of more images (targets.images)."
+                )
+        return channels
+
     def neurons(self, channels: Sequence[int]) -> list[_Target]:
         found = []
         for channel, rows in zip(channels, self._best(self.features, self._one_hot(channels)), strict=True):
@@ -180,7 +201,7 @@ class _Patches:
         if not own.any():
             raise DataError(
                 f"no image that gives patches is labelled {name!r}, which is to have concepts.\n"
-                "  Raise images_limit, or leave it out."
+                "  Take patches of more images (targets.images), or leave it out."
             )
         of = class_concepts(self.features[own], relevance, most, rank=rank, seed=self.seed)
         coefficient = np.zeros((len(own), len(of.importance)), np.float32)
@@ -189,6 +210,7 @@ class _Patches:
         return [
             self._target(f"{name} concept {i}", "concept", rows, direction, importance, name)
             for i, (rows, direction, importance) in enumerate(zip(best, of.direction, of.importance, strict=True))
+            if len(rows) > 1
         ]
 
     def splits(self, channels: Sequence[int], most: int, into: int, patches: int) -> list[_Target]:

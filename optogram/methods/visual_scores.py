@@ -47,7 +47,8 @@ def visual_scores(
     """The artifact visual_scores/<model>: method = real, then those of `visualisations`.
 
     targets: targets/<model>. visualisations: vital/<model> and baselines/<model>, concatenated along `method`, of some
-        or all targets. Pictures whose status is "not defined…" count nowhere; those that diverged are pictures and do.
+        or all targets. Pictures whose status is "not defined…" count nowhere; those that diverged are pictures and do,
+        unless the studied model itself is not finite on them.
     real: images/<eval>; `images` of it are drawn (`Judges.draw`), of the classes that are targets.
     train: images/<train>, for its `label` and `value_name`: which cues go with the classes.
     controls: for the AUC and MAD of inner neurons. shown: at most so many real points in the map.
@@ -55,15 +56,15 @@ def visual_scores(
     Classes: `Judges.class_scores` of the pictures of all class targets and seeds together; for real
     `Judges.real_scores`. Neurons, concepts and splits: `auc` and `mad` of the pictures from all seeds, the activation
     being pooled over space along the target's direction; their means are over kind neuron. B.1 takes as control the 50
-    real images that activate the neuron most, and so should `controls`. `seen` is what CLIP takes a picture for in each
-    attribute that it has rows for; `cue_shown` the share of pictures of classes with a cue in which it sees the cue.
-    For real `predicted`, `confidence`, `clip_predicted` and `seen` are of one drawn image of the class a seed, and
-    cue_shown is of all drawn. What there is not is -1, "", or -9 (auc, mad).
+    real images that activate the neuron most; the pipeline gives the target's references. `seen` is what CLIP takes a
+    picture for in each attribute that it has rows for; `cue_shown` the share of pictures of classes with a cue in which
+    it sees the cue. For real `predicted`, `confidence`, `clip_predicted` and `seen` are of one drawn image of the class
+    a seed, and cue_shown is of all drawn. What there is not is -1, "", or -9 (auc, mad).
 
-    Attributes: `clip` and `second` (what they are), `samples` (real images drawn), `cue_chance` (1 / number of values
-    that CLIP chooses from, mean over classes with a cue, -1 if none), `few_own` and `few_second` (distance of as many
-    real images a class as there are seeds to the other real ones: expect more of no method) and as reasons
-    `skipped_zero_shot`, `skipped_fid_second`, `skipped_cue`.
+    Attributes: `samples` (real images drawn), `cue_chance` (1 / number of values that CLIP chooses from, mean over
+    classes with a cue, -1 if none), `few_own` and `few_second` (distance of as many real images a class as there are
+    seeds to the other real ones: what a method that draws real images would have) and as reasons `skipped_zero_shot`,
+    `skipped_fid_second`, `skipped_cue`.
 
     Raises ParamError for a target that `targets` lacks, without a class among the targets, or if a method comes twice
     or is called real; DataError if no picture is defined; and what `Judges.draw`, `activations` and `controls` raise.
@@ -100,7 +101,7 @@ def visual_scores(
         | {f"{name}_mean": ("method", _means(values[:, neurons])) for name, values in (("auc", auc), ("mad", mad))}
         | _seen(judges, _with_real(pictures, beside, logit, shape), logit, shape, attributes)
         | {"cue": ("class", cue), "cue_shown": ("method", np.array(shares))}
-        | _map(judges, pictures, truth, beside, methods, shown // len(studied), seed),
+        | _map(judges, pictures, truth, beside, methods, max(1, shown // len(studied)), seed),
         coords={
             "method": methods,
             "target": names,
@@ -109,8 +110,6 @@ def visual_scores(
             "class": [judges.classifier.classes[index] for index in studied],
         },
         attrs={
-            "clip": str(judges.clip.config["spec"]) if judges.clip else "",
-            "second": type(judges.second.model).__name__ if judges.second else "",
             "samples": len(beside.truth),
             "cue_chance": float(np.mean(chances)) if chances else UNDEFINED,
             **_few(beside, shape[2]),
@@ -176,8 +175,10 @@ def _pictures(visualisations: xr.Dataset, judges: Judges, batch: int) -> _Pictur
     if not defined.any():
         raise DataError(f"no visualisation to score: the first says {status.ravel()[:1].tolist()}. Draw some.")
     pixels = visualisations["pixels"].transpose(*axes, "y", "x", "rgb").values[defined]
+    views = judges.look(pixels, batch)
+    finite = np.asarray(np.isfinite(np.concatenate([views.logits, views.features], 1)).all(1))
     # method 0 are the real images
-    return _Pictures(np.argwhere(defined) + np.array([0, 1, 0]), pixels, judges.look(pixels, batch))
+    return _Pictures((np.argwhere(defined) + np.array([0, 1, 0]))[finite], pixels[finite], views.take(finite))
 
 
 def _with_real(

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from optogram.errors import ParamError
 from optogram.methods.drawing import (
     Canvas,
     Drawn,
@@ -60,8 +61,13 @@ def vital(
     relevance, start: match activations times relevance for the targets that `start` has, one row an image; L_SM then is
     a share of the prototype's mean square.
 
-    Raises ParamError and ShapeError as `draw` and `matching_loss`, ModelError as `activations` and `Attributor`.
+    L_SM of an image that diverged may not be finite.
+
+    Raises ParamError for one of relevance and start without the other; ParamError and ShapeError as `draw` and
+    `matching_loss`, ModelError as `activations` and `Attributor`.
     """
+    if (relevance is None) != (start is None):
+        raise ParamError("vital: relevance needs a start, and a start needs relevance. Give both or neither.")
     device = next(iter(prototypes.values())).device
     shifts = jitter(seeds, steps, size, jitter_share)
     if decay:

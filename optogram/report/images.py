@@ -39,15 +39,19 @@ class Thumb:
 
 @dataclass(frozen=True)
 class Grid:
-    """Pictures of no split in rows and columns, `rows` to a sheet; also veils, which are grey: 255 shows all."""
+    """Pictures of no split in rows and columns; also veils, which are grey: 255 shows all.
+
+    `over`: the pictures that veils lie over, row by row and sheet by sheet.
+    """
 
     name: str
     cells: UInt8[np.ndarray, "row column y x *rgb"]
+    over: "Grid | None" = None
 
     @property
     def rows(self) -> int:
         """Rows of a sheet."""
-        return max(1, GRID_PIXELS // (self.cells.shape[1] * self._side**2))
+        return self.over.rows if self.over else max(1, GRID_PIXELS // (self.cells.shape[1] * self._side**2))
 
     @property
     def _side(self) -> int:
@@ -93,9 +97,9 @@ class Thumbnails:
         self._used: dict[str, dict[int, int]] = {split: {} for split in images}
         self._grids: dict[str, Grid] = {}
 
-    def grid(self, name: str, cells: UInt8[np.ndarray, "row column y x *rgb"]) -> Grid:
+    def grid(self, name: str, cells: UInt8[np.ndarray, "row column y x *rgb"], over: Grid | None = None) -> Grid:
         """Pictures of no split, or veils over pictures, under a name of letters that is theirs alone."""
-        return self._grids.setdefault(name, Grid(name, cells))
+        return self._grids.setdefault(name, Grid(name, cells, over))
 
     def find(self, image: str) -> tuple[str, int] | None:
         """Split and row of an image id, or None if no split has it."""

@@ -26,7 +26,7 @@ DRAWERS: dict[str, tuple[str, Callable[[Findings, Model, xr.Dataset], Drawn | No
     "neuron-texts": ("neuron_ablation", curves.neuron_texts),
 }
 """For each figure the kind of artifact that it is drawn from, and what draws it."""
-CLASSIFIER_DRAWERS: dict[str, Callable[[Findings, Model], Drawn | None]] = {
+CLASSIFIER_DRAWERS: dict[str, Callable[[Model], Drawn | None]] = {
     "gallery": visual_drawings.gallery,
     "visual-scores": visual_drawings.visual_scores,
 }
@@ -90,7 +90,7 @@ def stills(findings: Findings) -> Iterator[Still]:
                 yield from _still(model, name, lambda draw=draw, model=model, part=part: draw(findings, model, part))
     for model in findings.classifiers:
         for name, draw in CLASSIFIER_DRAWERS.items():
-            yield from _still(model, name, lambda draw=draw, model=model: draw(findings, model))
+            yield from _still(model, name, lambda draw=draw, model=model: draw(model))
 
 
 def _still(model: Model, name: str, draw: Callable[[], Drawn | None]) -> Iterator[Still]:

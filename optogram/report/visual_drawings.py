@@ -5,7 +5,7 @@ import xarray as xr
 from jaxtyping import UInt8
 
 from optogram.report.drawings import TINY, Drawn
-from optogram.report.findings import Findings, Model, labels, strings
+from optogram.report.findings import Model, labels, strings
 from optogram.report.sheet import MARGIN, SMALL, WIDTH, Sheet, fit, width_of
 from optogram.report.visual_tables import score_table
 from optogram.report.visualisations import METHODS, method_name
@@ -16,7 +16,7 @@ CELL, GAP = 1.15, 0.12
 """Inches a side of a picture, at most, and between two."""
 
 
-def gallery(findings: Findings, classifier: Model) -> Drawn | None:
+def gallery(classifier: Model) -> Drawn | None:
     """Figure 4: classes down, a reference and each method's picture across; None where there are no pictures."""
     targets = classifier.part("targets")
     parts = [part for kind in METHODS if (part := classifier.part(kind)) is not None]
@@ -68,7 +68,7 @@ def gallery(findings: Findings, classifier: Model) -> Drawn | None:
     return title, caption, sheet
 
 
-def visual_scores(findings: Findings, classifier: Model) -> Drawn | None:
+def visual_scores(classifier: Model) -> Drawn | None:
     """Tables 1 to 3 as a picture; None where nothing was scored."""
     scores = classifier.part("visual_scores")
     if scores is None:

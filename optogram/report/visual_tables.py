@@ -105,7 +105,10 @@ def notes(scores: xr.Dataset) -> list[str]:
     if attrs.get("clip"):
         told.append(f"CLIP is {attrs['clip']}.")
     if any(m.variable == "auc_mean" for m, _ in measured(scores, MEASURES)):
-        told.append("AUC and MAD: how far a neuron is more active on its visualisation than on real images.")
+        told.append(
+            "AUC and MAD: how far a neuron is more active on its visualisation than on its references, the patches "
+            "that excite it most (alike: 0.5 and 0)."
+        )
     skipped = sorted((key.removeprefix(SKIPPED), why) for key, why in attrs.items() if key.startswith(SKIPPED) and why)
     return told + [f"Without {words(name)}: {why}" for name, why in skipped]
 
@@ -165,7 +168,7 @@ def set_name(condition: str) -> str:
     first, _, count = condition.partition(" ")
     if first == "strangers" and count.isdigit():
         return f"{count} strangers among them"
-    return f"from another split ({condition})" if condition != "other split" else "from another split"
+    return "from another split"
 
 
 def tiles(classifiers: Sequence[Model]) -> list[Tile]:

@@ -41,6 +41,7 @@ class Bench:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._found = [(model, visualisations_of(context, model)) for model in context.findings.classifiers]
+        self._parts = {model.slug: _parts(model, found) for model, found in self._found if found is not None}
 
     def section(self) -> list[Panel]:
         """A compact panel a classifier: Table 1, a strip of the classes by each method, the cue, links."""
@@ -50,12 +51,13 @@ class Bench:
     def pages(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """Template, path and content of each page."""
         shown = [(model, found) for model, found in self._found if found is not None]
-        inside = [(model, found) for model, found in shown if _parts(model, found)]
+        inside = [(model, found) for model, found in shown if self._parts[model.slug]]
         for pages, template, folder in ((shown, "gallery.html", "visualisations"), (inside, "inside.html", "circuits")):
             for k, (model, found) in enumerate(pages):
                 around = {"before": pages[k - 1][0], "after": pages[(k + 1) % len(pages)][0], "several": len(pages) > 1}
                 common = {"model": model, "seeds": found.seeds, "methods": found.columns, "made": _made(model)}
-                content = {"parts": _parts(model, found)} if pages is inside else self._gallery(model, found)
+                common["colours"] = {method: mark(method)[0] for method in found.methods}
+                content = {"parts": self._parts[model.slug]} if pages is inside else self._gallery(model, found)
                 yield template, f"{folder}/{model.slug}.html", common | around | content
 
     def _panel(self, model: Model, found: Visualisations | None) -> Panel:
@@ -75,7 +77,7 @@ class Bench:
             ],
             "more": len(classes) - len(few),
         }
-        panel.extra["inner"] = [part["key"] for part in _parts(model, found)]
+        panel.extra["inner"] = [part["key"] for part in self._parts[model.slug]]
         return panel
 
     def _gallery(self, model: Model, found: Visualisations) -> dict[str, Any]:
@@ -83,16 +85,16 @@ class Bench:
         for kind, title in (("class", "Classes"), ("neuron", "Neurons")):
             places = found.of(kind)
             if places:
-                groups.append((kind, title, found.rows(places, curves=True)))
+                groups.append((kind, title, found.rows(places)))
         return {
             **_scored(model),
             "groups": groups,
-            "colours": {method: mark(method)[0] for method in found.methods},
             "convergence": _convergence(model, found),
             "map": _map(model),
             "sets": set_rows(self._context, model, CLASSES),
             "no_sets": model.missing("reference_sets"),
-            "inner": [part["key"] for part in _parts(model, found)],
+            "inner": [part["key"] for part in self._parts[model.slug]],
+            "facets": found.facets,
         }
 
 

@@ -45,14 +45,14 @@ class Shot:
 class Row:
     """One target: its name, what it is, its references, its picture by each method, and its curves by seed.
 
-    `share` in per cent is drawn as a bar, None is not.
+    `references` are by seed, or one list for all seeds. `share` in per cent is drawn as a bar, None is not.
     """
 
     at: int
     name: str
     says: str
     share: float | None
-    references: list[Thumb]
+    references: list[list[Thumb]]
     shots: list[Shot]
     curves: list[list[tuple[str, str]]]
 
@@ -97,10 +97,12 @@ class Visualisations:
         if pixels is not None and veils is not None:
             flat = len(self.names), -1
             self._grid = context.thumbs.grid(f"vis-{classifier.slug}", pixels.reshape(*flat, *pixels.shape[3:]))
-            self._veils = context.thumbs.grid(f"veil-{classifier.slug}", veils.reshape(*flat, *veils.shape[3:]))
+            veils = veils.reshape(*flat, *veils.shape[3:])
+            self._veils = context.thumbs.grid(f"veil-{classifier.slug}", veils, self._grid)
         shown = targets["pixels"].transpose("target", "shown", "y", "x", "rgb").values
         self._references = context.thumbs.grid(f"refs-{classifier.slug}", shown)
         self._ids = strings(targets["reference"].transpose("target", "reference"))[:, : shown.shape[1]]
+        self._facet = targets["facet"].transpose("target", "reference").values
         self._scores = _Scores(classifier.part("visual_scores"))
 
     def _read_curves(self, part: xr.Dataset, rows: "_Places", seeds: "_Places") -> None:
@@ -115,33 +117,43 @@ class Visualisations:
         """The methods as people call them."""
         return [method_name(method) for method in self.methods]
 
-    def of(self, kind: str, parent: str | None = None) -> list[int]:
-        """The places of the targets of a kind, all or those of one parent."""
-        found = zip(self.kinds, self.parents, strict=True)
-        return [k for k, (own, of) in enumerate(found) if own == kind and parent in (None, of)]
+    @property
+    def facets(self) -> int:
+        """Groups of alike images that classes are parted into."""
+        return 1 + int(self._facet.max())
 
-    def rows(self, places: Iterable[int], *, curves: bool = False) -> list[Row]:
-        """The rows of these targets; `curves` draws their convergence."""
-        return [self.row(at, *self._says(at), curves=curves) for at in places]
+    def of(self, kind: str) -> list[int]:
+        """The places of the targets of a kind."""
+        return [k for k, own in enumerate(self.kinds) if own == kind]
 
-    def row(self, at: int, says: str, share: float | None = None, *, curves: bool = False) -> Row:
+    def rows(self, places: Iterable[int]) -> list[Row]:
+        """The rows of these targets."""
+        return [self.row(at, *self._says(at)) for at in places]
+
+    def row(self, at: int, says: str, share: float | None = None) -> Row:
         """The row of a target, with what is to be said of it."""
         name, parent = self.names[at], self.parents[at]
         short = name.removeprefix(parent).strip() if parent else name
         shots = [self.shot(at, column) for column in range(len(self.methods))]
-        drawn = [self._sparks(at, seed) for seed in range(len(self.seeds))] if curves else []
+        drawn = [self._sparks(at, seed) for seed in range(len(self.seeds))]
         return Row(at, short or name, says, share, self.references(at), shots, drawn)
 
     def reference(self, at: int) -> Thumb | None:
         """The first reference of a target."""
-        found = self.references(at)
+        found = self.references(at)[0]
         return found[0] if found else None
 
-    def references(self, at: int) -> list[Thumb]:
-        """The first references of a target, as the model gets them."""
+    def references(self, at: int) -> list[list[Thumb]]:
+        """The first references of a target, as the model gets them: by seed those of the facet that it draws."""
+        facets = 1 + int(self._facet[at].max())
+        if facets == 1:
+            return [self._references_of(at, 0)]
+        return [self._references_of(at, seed % facets) for seed in range(len(self.seeds))]
+
+    def _references_of(self, at: int, facet: int) -> list[Thumb]:
         thumbs, found = self._context.thumbs, []
         for column, name in enumerate(self._ids[at].tolist()):
-            if name:
+            if name and self._facet[at, column] == facet:
                 says = thumbs.describe(name) if thumbs.find(name) else ""
                 found.append(self._references.thumb(at, column, name, says))
         return found

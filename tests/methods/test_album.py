@@ -6,16 +6,17 @@ import torch
 import xarray as xr
 from planted_classifiers import classifier, colour_net, coloured
 
-from optogram.errors import ModelError, ParamError
+from optogram.errors import DataError, ModelError, ParamError
 from optogram.methods.album import Album, vital_album, with_losses
 from optogram.methods.album_baselines import baseline_album
 from optogram.methods.canvases import magnitude_spectrum
 from optogram.methods.prototypes import find_prototypes, match_of, matched_layers, references
-from optogram.methods.reference_album import reference_album
+from optogram.methods.reference_album import other_references, reference_album
 from optogram.methods.relevance import Attributor
 from optogram.methods.sort_matching import sort_match_prototype
 from optogram.methods.targets import find_targets
 from optogram.models.classifiers import activations
+from optogram.store.write import Provenance, write_dataset
 
 NAMES = ["red", "green", "blue"]
 MIX = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]]
@@ -57,10 +58,7 @@ def targets(studied, images):
 
 @pytest.fixture(scope="module")
 def prototypes(studied, images, targets):
-    def pictures(row):
-        return references(targets, images, row, SIZE)
-
-    return find_prototypes(studied, targets, pictures, layers=LAYERS, size=SIZE)
+    return find_prototypes(studied, targets, references(targets, images, SIZE), layers=LAYERS, size=SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -142,15 +140,38 @@ def test_each_seed_draws_the_next_facet(studied):
     options = {"patch": 4, "stride": 4, "layer": "layer", "references": 4, "circuits": 0}
     targets = find_targets(studied, images, relevance=Attributor(studied.model), facets=2, **options)
 
-    def pictures(row):
-        return references(targets, images, row, SIZE)
-
-    prototypes = find_prototypes(studied, targets, pictures, layers=LAYERS, size=SIZE)
+    prototypes = find_prototypes(studied, targets, references(targets, images, SIZE), layers=LAYERS, size=SIZE)
     assert prototypes.prototype_0.sizes["facet"] == 2
     given = {**DRAWN, "seeds": 3, "steps": 120}
     found = vital_album(studied, targets, prototypes, **given, learning_rate=0.1)
     seen = found.pixels.values[2, 0].astype(float).mean((1, 2)).argmax(1).tolist()
     assert seen in ([0, 2, 0], [2, 0, 2])
+
+
+def test_a_target_that_diverges_harms_no_other_in_the_artifact(studied, targets, prototypes, tmp_path):
+    broken = prototypes.copy(deep=True)
+    broken.prototype_0.values[1] = np.inf
+    found = vital_album(studied, targets, broken, **DRAWN, learning_rate=0.1)
+    assert found.status.values[1].tolist() == [["diverged at step 0"] * 2]
+    assert (found.layer_loss.values[1, 0] == -1).all()
+    others = [0, *range(2, 7)]
+    assert set(found.status.values[others].ravel().tolist()) == {"done"}
+    assert np.isfinite(found.loss.values).all()
+    write_dataset(tmp_path / "out", found, Provenance("vital", "pictures", {}, {}, ""), scratch=tmp_path / "scratch")
+
+
+def test_weights_and_seeds_that_do_not_fit_are_named(studied, targets, prototypes):
+    with pytest.raises(ParamError, match=r"weights name layer 'lair', which is not matched. Did you mean 'layer'"):
+        vital_album(studied, targets, prototypes, **DRAWN, inner_weights={"lair": 2.0})
+    faceted = targets.copy(deep=True)
+    faceted.facet.values[0] = np.arange(5) % 3
+    with pytest.raises(ParamError, match=r"seeds = 2, but classes have 3 facets"):
+        vital_album(studied, faceted, prototypes, **DRAWN)
+
+
+def test_a_reference_that_is_no_image_is_named(targets, images):
+    with pytest.raises(DataError, match=r"references of red include reference/.* which is not among the images"):
+        references(targets, images.isel(image=[1]), SIZE)(0)
 
 
 def test_rivals_say_where_they_are_not_defined(studied, images, targets):
@@ -175,6 +196,13 @@ def test_reference_sets_have_a_picture_a_class_and_condition(studied, images):
     assert (found["4"] != found["strangers 3"]).any()
     again = reference_album(studied, images, images_of(NAMES * 3, "eval"), **options)
     assert all((found[name] == again[name]).all() for name in found)
+
+
+def test_another_split_leaves_half_of_its_images_to_be_compared_with(studied):
+    rows = other_references(studied, images_of(NAMES * 3), 4, seed=0)
+    assert [len(each) for each in rows] == [1, 1, 1]
+    with pytest.raises(DataError, match=r"class 'blue' has 0 of the 6 images of a split, by their label of 'colour'"):
+        other_references(studied, images_of(["red", "green"] * 3), 4, seed=0)
 
 
 def test_layers_that_do_not_fit_are_named(studied, targets):

@@ -467,6 +467,30 @@ def test_merging_batch_norms_changes_no_output(factory):
     assert len(merged) == (5 if factory is densenet else len(every))
 
 
+class PreActivation(nn.Module):
+    """Its first convolution is read twice: by a batch norm, and by the shortcut around it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.body, self.head = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 5)
+        self.norm.running_mean += 1.0
+        self.norm.running_var += 2.0
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head((x + self.body(F.relu(self.norm(x)))).mean((2, 3)))
+
+
+def test_a_convolution_that_something_else_reads_is_not_merged():
+    torch.manual_seed(0)
+    model, x = PreActivation().double().eval(), images()
+    attribute = Attributor(model)
+    attribute(x, ["stem"], Start(directions(2, 5)))
+    assert torch.allclose(attribute._model(x), model(x))
+    assert attribute._model.norm.eps == model.norm.eps
+
+
 def test_refusals():
     model, x = made(resnet), images()
     start = Start(directions(2, 5))

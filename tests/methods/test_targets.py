@@ -55,6 +55,26 @@ def planted(colours):
     return found(images_of(colours), concept_classes=["blue"], concepts=2, split_neurons=1)
 
 
+def test_named_neurons_join_those_of_circuits(colours):
+    images = images_of(colours)
+    targets = found(images, circuits=1, circuit_classes=1, neurons=[5, 0])
+    assert targets.target.values[3:].tolist() == ["layer:0", "layer:5"]
+    with pytest.raises(ParamError, match=r"neurons name channel 6, but layer 'layer' has 6: 0 to 5"):
+        found(images, neurons=[6])
+    with pytest.raises(ParamError, match=r"channel 4 of layer 'layer', which fewer than two of the images"):
+        found(images, neurons=[4])
+
+
+def test_classes_alone_ask_no_relevance(colours):
+    def refused(*_):
+        raise AssertionError("asked")
+
+    images, own = images_of(colours), net()
+    targets = find_targets(own, images, relevance=refused, **OPTIONS, circuit_classes=0)
+    assert targets.kind.values.tolist() == ["class"] * 3
+    np.testing.assert_allclose(targets.strength.values, found(images).strength.values[:3], rtol=1e-6)
+
+
 def test_the_artifact_is_as_the_protocol_has_it(planted, tmp_path):
     variables = {
         "kind": ("U", "target"),

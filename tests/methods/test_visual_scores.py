@@ -232,8 +232,6 @@ def test_a_cue_of_the_training_images_and_who_shows_it():
 def test_what_is_not_given_is_left_out_with_a_reason():
     found = scored(by=Judges(classifier()), biased=1.0)
     assert found.attrs | {"few_own": 0} == {
-        "clip": "",
-        "second": "",
         "samples": 60,
         "cue_chance": -1.0,
         "few_own": 0,

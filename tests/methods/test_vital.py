@@ -150,6 +150,12 @@ def test_a_target_whose_prototype_is_broken_is_stopped_alone(classifier):
     assert drawn.rgb.isfinite().all()
 
 
+def test_relevance_without_a_start_is_refused(classifier):
+    prototype = reference_prototype(classifier.model, draws([1, 2], (3, *SIZE), "normal"), ["first"])
+    with pytest.raises(ParamError, match="relevance needs a start"):
+        vital(classifier, stacked(prototype), seeds=[1], size=SIZE, relevance=Attributor(classifier.model))
+
+
 def test_a_weight_of_no_layer_is_named(classifier):
     prototype = reference_prototype(classifier.model, draws([1, 2], (3, *SIZE), "normal"), ["first"])
     with pytest.raises(ParamError, match=r"layer 'fyrst' has a weight but no features. Did you mean 'first'"):

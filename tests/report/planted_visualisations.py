@@ -54,6 +54,9 @@ def _targets(rng, classes, side):
     ids = Scenes("train", 40, 0).ids
     reference = rng.choice(ids, (n, SHOWN)).astype(object)
     reference[-1, 2:] = ""
+    facet = np.zeros((n, SHOWN), np.int32)
+    facet[0] = np.arange(SHOWN) % 2
+    facet[-1, 2:] = -1
     circuit = np.array([[neurons[(k + j) % 3] for j in range(3)] for k in range(len(classes))])
     return xr.Dataset(
         {
@@ -63,6 +66,7 @@ def _targets(rng, classes, side):
             "layer": (("target",), ["" if kind == "class" else "layer4" for kind in kinds]),
             "direction": (("target", "channel"), rng.normal(size=(n, 8)).astype(np.float32)),
             "reference": (("target", "reference"), reference.astype(str)),
+            "facet": (("target", "reference"), facet),
             "box": (("target", "reference", "corner"), np.zeros((n, SHOWN, 3), np.int32)),
             "score": (("target", "reference"), rng.random((n, SHOWN)).astype(np.float32)),
             "pixels": (

@@ -19,7 +19,7 @@ def stills(images, classifiers, name):
     findings = collect(images, {"demo": {}}, classifiers)
     model = findings.classifiers[0]
     with sheet.plain_style():
-        drawn = CLASSIFIER_DRAWERS[name](findings, model)
+        drawn = CLASSIFIER_DRAWERS[name](model)
         if drawn is not None:
             drawn[2].figure.draw_without_rendering()
     return drawn

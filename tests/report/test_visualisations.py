@@ -25,6 +25,7 @@ from planted_visualisations import (
 )
 from test_report import CHROMIUM, Page, contents
 
+from optogram.report import images
 from optogram.report.build import build_report
 from optogram.report.findings import collect
 from optogram.report.images import Grid
@@ -109,6 +110,18 @@ def test_a_veil_lies_over_its_picture(report):
     assert "--w:15" in re.search(r"\.grid-vis-resnet-0\{(.*?)\}", css)[1]
 
 
+def test_veils_lie_on_as_many_sheets_as_large_pictures(monkeypatch):
+    """A veil is smaller than its picture, but has the same place on the sheet of the same number."""
+    monkeypatch.setattr(images, "GRID_PIXELS", 40_000)
+    thumbs = images.Thumbnails({})
+    pictures = thumbs.grid("vis", np.zeros((9, 1, 100, 100, 3), np.uint8))
+    veils = thumbs.grid("veil", np.zeros((9, 1, 100, 100), np.uint8), pictures)
+    assert [veils.place(row) for row in (0, 3, 4, 8)] == [
+        (f"grid-veil-{n}", y) for n, y in [(0, 0), (0, 3), (1, 0), (2, 0)]
+    ]
+    assert [veils.place(row)[1] for row in range(9)] == [pictures.place(row)[1] for row in range(9)]
+
+
 @pytest.mark.parametrize("page", [gallery, inside])
 def test_slider_and_seeds_are_there(report, page):
     text = page(report)
@@ -157,12 +170,24 @@ def test_references_are_beside_with_their_ids(report, classifiers):
     targets = classifiers["resnet"]["targets"]
     for name, _, row in rows(gallery(report)):
         refs = row[row.index('class="refs"') : row.index("<figure>")]
+        if name == CLASSES[0]:  # has facets
+            continue
         ids = re.findall(
             r'class="thumb grid-refs-resnet-0" style="--x:(\d+);--y:(\d+)" role="img" title="([\w/]+)', refs
         )
         stored = targets.reference.sel(target=name).values.tolist()
         at = targets.target.values.tolist().index(name)
         assert ids == [(str(k), str(at), image) for k, image in enumerate(stored)]
+
+
+def test_references_of_a_facet_are_beside_the_seeds_that_draw_it(report, classifiers):
+    name, _, row = rows(gallery(report))[0]
+    stored = classifiers["resnet"]["targets"].reference.sel(target=name).values.tolist()
+    groups = re.findall(r'<div class="refs" [^>]*data-seed="(\d)"( hidden)?>(.*?)</div>', row)
+    assert [(seed, bool(hidden)) for seed, hidden, _ in groups] == [("0", False), ("1", True), ("2", True)]
+    ids = [re.findall(r'title="([\w/]+)', refs) for _, _, refs in groups]
+    assert ids == [stored[::2], stored[1::2], stored[::2]]
+    assert "Classes have 2 facets" in gallery(report)
 
 
 def test_fewer_references_than_places(report):
@@ -205,11 +230,18 @@ def test_small_curves_lead_to_the_plot_of_their_target(report, classifiers):
     by_name = {unescape(name): value for value, name in options}
     assert list(by_name) == classifiers["resnet"]["targets"].target.values.tolist()
     for name, _, row in rows(page):
-        assert f'href="#convergence" data-choose="{by_name[name]}"' in row
+        assert f'href="#target-{by_name[name]}"' in row
         drawings = re.findall(r"<svg [^>]*>(.*?)</svg>", row)
         assert len(drawings) == SEEDS
         there = 5 if name in CLASSES else 4
         assert [drawing.count("<path") for drawing in drawings] == [there] * SEEDS
+
+
+def test_small_curves_inside_lead_to_the_gallery(report, classifiers):
+    names = classifiers["resnet"]["targets"].target.values.tolist()
+    name, _, row = rows(inside(report))[-1]
+    assert f'href="../visualisations/resnet.html#target-{names.index("layer4:3 " + name)}"' in row
+    assert row.count("<svg ") == SEEDS
 
 
 def test_the_plot_has_the_curves_of_every_method_and_seed(report, classifiers):
@@ -475,7 +507,7 @@ def test_slider_seeds_and_small_curves_work_in_a_browser(report, tmp_path):
       const slider = document.getElementById("transparency"), seed = document.querySelectorAll("input[name=seed]")[2];
       slider.value = 0.5; slider.dispatchEvent(new Event("input"));
       seed.checked = true; seed.dispatchEvent(new Event("change"));
-      document.querySelector("[data-choose='1']").click();
+      document.querySelector("[href='#target-1']").click();
       document.title = JSON.stringify([errors, document.querySelector("#veil feColorMatrix").getAttribute("values"),
         getComputedStyle(document.querySelector(".veil")).display,
         getComputedStyle(document.querySelector(".shot .thumb")).backgroundPositionX,

@@ -73,9 +73,7 @@ def test_the_visualisation_of_a_planted_unit_shows_its_value(independent):
     rows = np.flatnonzero(targets.kind.values == "neuron")
     assert targets.target.values[rows].tolist() == [f"seen:{k}" for k in range(6)]  # each class from its own unit
     targets = targets.isel(target=rows)
-    prototypes = find_prototypes(
-        classifier, targets, lambda row: references(targets, images, row, SIZE), layers=["act"], size=SIZE
-    )
+    prototypes = find_prototypes(classifier, targets, references(targets, images, SIZE), layers=["act"], size=SIZE)
     drawn = vital_album(
         classifier, targets, prototypes, seed=0, seeds=2, steps=80, batch=12, learning_rate=0.1, rule="lrp"
     )

@@ -136,13 +136,15 @@
     fade();
   }
 
-  // A small curve leads to the plot of its target.
-  for (const curve of all("[data-choose]")) curve.addEventListener("click", () => {
-    const select = document.querySelector("#convergence select");
-    if (!select) return;
-    select.value = curve.dataset.choose;
+  // A small curve leads to the plot of its target, also from another page.
+  const follow = (hash) => {
+    const select = document.querySelector("#convergence select"), target = /^#target-(\d+)$/.exec(hash);
+    if (!select || !target) return;
+    select.value = target[1];
     select.dispatchEvent(new Event("change"));
-  });
+  };
+  for (const curve of all(".curve")) curve.addEventListener("click", () => follow(curve.hash));
+  follow(location.hash);
 
   // A thumbnail, larger, with all that is known about it.
   const closer = document.getElementById("closer");
