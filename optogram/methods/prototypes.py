@@ -90,8 +90,8 @@ def references(
         names, boxes = targets.reference.values[row].astype(str).tolist(), targets.box.values[row].tolist()
         if lost := [name for name in names if name and name not in place]:
             raise DataError(
-                f"the references of {targets.target.values[row]} include {lost[0]}, which is not among the images. Take "
-                "targets and images of one run."
+                f"the references of {targets.target.values[row]} include {lost[0]}, which is not among the images. "
+                "Take targets and images of one run."
             )
         rows = [(place[name], *box) for name, box in zip(names, boxes, strict=True) if name]
         return cut(images.pixels, np.array(rows), size)

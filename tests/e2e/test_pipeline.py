@@ -55,7 +55,7 @@ def checkout(folder):
     return folder
 
 
-def repro(folder, python=Path(sys.executable).parent):
+def repro(folder, python):
     """Run `dvc repro` with the `python` in a folder; the names of the stages that ran."""
     path = os.pathsep.join(map(str, (python, Path(sys.executable).parent, os.environ["PATH"])))
     environment = {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
@@ -65,15 +65,15 @@ def repro(folder, python=Path(sys.executable).parent):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, forks):
     folder = checkout(tmp_path_factory.mktemp("one"))
-    assert len(repro(folder)) == 46
+    assert len(repro(folder, forks)) == 46
     return folder
 
 
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory):
-    """Where a `python` is that starts at once, for what has run once as users run it."""
+    """Where a `python` is that starts at once: CI and `make demo` run the pipeline as users do."""
     with preloaded(tmp_path_factory.mktemp("forks") / "bin") as folder:
         yield folder
 
