@@ -21,14 +21,14 @@ REAL = "real"
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of the table: its variable and heading, whether more is better, how it is written; `least` where it is
-    defined, `ranked` where methods compete in it."""
+    """A column of the table: its variable and heading, whether more is better, how it is written; `absent` stands
+    where there is none, `ranked` where methods compete in it."""
 
     variable: str
     title: str
     more: bool
     write: Callable[[float], str]
-    least: float = 0.0
+    absent: float = -1.0
     ranked: bool = True
 
 
@@ -38,8 +38,8 @@ MEASURES = (
     Measure("fid_second", "FID, second model", False, number),
     Measure("zero_shot_1", "CLIP top 1", True, percent),
     Measure("zero_shot_5", "CLIP top 5", True, percent),
-    Measure("auc_mean", "AUC", True, lambda value: f"{value:.2f}", np.nextafter(UNDEFINED, 0)),
-    Measure("mad_mean", "MAD", True, number, np.nextafter(UNDEFINED, 0)),
+    Measure("auc_mean", "AUC", True, lambda value: f"{value:.2f}", UNDEFINED),
+    Measure("mad_mean", "MAD", True, number, UNDEFINED),
     Measure("cue_shown", "cue seen", True, percent, ranked=False),
 )
 SETS = MEASURES[:2] + MEASURES[3:5]
@@ -50,7 +50,7 @@ FEW = {"few_own": "", "few_second": " (second model)"}
 def measured(scores: xr.Dataset, measures: Sequence[Measure]) -> list[tuple[Measure, np.ndarray]]:
     """The measures that are defined somewhere, with their values."""
     found = [(m, scores[m.variable].values.astype(np.float64)) for m in measures if m.variable in scores]
-    return [(m, values) for m, values in found if bool((values >= m.least).any())]
+    return [(m, values) for m, values in found if bool((values != m.absent).any())]
 
 
 def score_table(scores: xr.Dataset) -> Table:
@@ -64,7 +64,7 @@ def score_table(scores: xr.Dataset) -> Table:
     competes = np.array([method != REAL for method in methods])
     for column, (measure, values) in enumerate(found):
         values = values[order]
-        defined = values >= measure.least
+        defined = values != measure.absent
         for row, value, there in zip(rows, values.tolist(), defined, strict=True):
             row.append(measure.write(value) if there else NONE)
         if measure.ranked:
@@ -156,7 +156,7 @@ def set_rows(context: Context, classifier: Model, most: int) -> dict[str, Any]:
     rows: list[tuple[str, list[str], list[Thumb]]] = []
     for row, condition in enumerate(conditions):
         name = set_name(condition)
-        cells = [m.write(float(v[row])) if v[row] >= m.least else NONE for m, v in measures]
+        cells = [m.write(float(v[row])) if v[row] != m.absent else NONE for m, v in measures]
         rows.append((name, cells, [grid.thumb(row, column, of, name) for column, of in enumerate(classes)]))
     return {"columns": [heading(m) for m, _ in measures], "classes": classes, "rows": rows}
 

@@ -238,7 +238,7 @@ class _Scores:
         return [
             Note(f"{name} {number(value)}" if name == "MAD" else f"{name} {value:.2f}")
             for name, value in found
-            if value > UNDEFINED
+            if value != UNDEFINED
         ]
 
 

@@ -23,6 +23,7 @@ SETTINGS = [
     "train_clip.models.smoke.batch=16",
     "segmentation.images=16",
     "second_order.layers=[1]",
+    "classifiers=[smoke_resnet]",
 ]
 AFTER_TEXTSPAN = {"textspan@smoke", "roles@smoke", "spurious@smoke", "joint@smoke", "report", "figures"}
 CHANGE = """

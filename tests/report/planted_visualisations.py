@@ -145,7 +145,7 @@ def _scores(rng, names, kinds, classes):
             "auc": (("method", "target"), auc.astype(np.float32)),
             "mad": (("method", "target"), auc.astype(np.float32)),
             "auc_mean": (("method",), np.array([-9, 0.9, 0.5, 0.6, -9, 0.7], np.float32)),
-            "mad_mean": (("method",), np.array([-9, 1.5, -0.5, 0.6, -9, 0.7], np.float32)),
+            "mad_mean": (("method",), np.array([-9, 1.5, -9.5, 0.6, -9, 0.7], np.float32)),
             "predicted": (("target", "method", "seed"), predicted.astype(str)),
             "confidence": (("target", "method", "seed"), np.full(shape, 0.875, np.float32)),
             "clip_predicted": (("target", "method", "seed"), clip.astype(str)),
