@@ -68,7 +68,7 @@ def repro(folder, python):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, forks):
     folder = checkout(tmp_path_factory.mktemp("one"))
-    assert len(repro(folder, forks)) == 46
+    assert len(repro(folder, forks)) == 39
     return folder
 
 
