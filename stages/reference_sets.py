@@ -21,10 +21,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options, vital, judges = door.params.reference_sets, door.params.vital, judges_of(door)
     images = {split: door.open("images", split) for split in (training_split(door), "eval")}
     given = {"references": door.params.targets.references, "seed": door.params.seed}
+    beside = other_references(judges.classifier, images["eval"], **given)
     drawn = reference_album(
         judges.classifier,
         images[training_split(door)],
         images["eval"],
+        beside,
         sizes=options.sizes,
         strangers=options.strangers,
         steps=options.steps or vital.steps,
@@ -34,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         **vital_options(door, door.args.model),
     )
     # pictures are not compared with their own references
-    own = np.concatenate(other_references(judges.classifier, images["eval"], **given))
-    real = images["eval"].isel(image=np.setdiff1d(np.arange(images["eval"].sizes["image"]), own))
+    left = np.setdiff1d(np.arange(images["eval"].sizes["image"]), np.concatenate(beside))
+    real = images["eval"].isel(image=left)
     classes = list(range(len(judges.classifier.classes)))
     limit = door.params.visual_scores.images
     found = reference_scores(drawn, judges, real, classes=classes, images=limit, seed=door.params.seed)

@@ -23,6 +23,7 @@ def reference_album(
     classifier: Classifier,
     images: xr.Dataset,
     others: xr.Dataset,
+    beside: Sequence[Int64[np.ndarray, " reference"]],
     *,
     sizes: Sequence[int],
     strangers: Sequence[int],
@@ -34,13 +35,13 @@ def reference_album(
     **options: Any,
 ) -> dict[str, UInt8[np.ndarray, "class seed y x rgb"]]:
     """One picture a class for each condition: "5" (so many references), "strangers 5" (so many beside `references`),
-    "other split" (`other_references`).
+    "other split" (`beside`: for each class rows of `others`, such as `other_references`).
 
     images, others: images/<split> artifacts with the classifier's classes. Sizes that a class has too few images for
     are left out. Sets are nested: the 5 are among the 10. layers: as `matched_layers`. batch: classes drawn
     at once. options: of `vital`.
 
-    Raises DataError for a class with fewer than two images in either split, and as `class_references` and `vital`.
+    Raises DataError for a class with fewer than two images, and as `class_references` and `vital`.
     """
     size, count = input_size(classifier, images.pixels), len(classifier.classes)
     names = matched_layers(classifier, layers, size)
@@ -56,7 +57,6 @@ def reference_album(
         f"strangers {number}": [corrupted_references(labels, k, enough, number, seed=seed) for k in range(count)]
         for number in strangers
     }
-    beside = other_references(classifier, others, enough, seed=seed)
     conditions = [(name, images, rows) for name, rows in sets.items()] + [("other split", others, beside)]
     device = next(iter(classifier.model.parameters())).device
     seeds = [image_seed(seed, name, 0) for name in classifier.classes]

@@ -190,11 +190,13 @@ def test_rivals_say_where_they_are_not_defined(studied, images, targets):
 
 def test_reference_sets_have_a_picture_a_class_and_condition(studied, images):
     options = {"sizes": [2, 4, 100], "strangers": [3], "references": 4, "seed": 0, "steps": 2, "learning_rate": 0.1}
-    found = reference_album(studied, images, images_of(NAMES * 3, "eval"), **options)
+    others = images_of(NAMES * 3, "eval")
+    beside = other_references(studied, others, 4, seed=0)
+    found = reference_album(studied, images, others, beside, **options)
     assert list(found) == ["2", "4", "strangers 3", "other split"]  # no class has 100 images
     assert {each.shape for each in found.values()} == {(3, 1, *SIZE, 3)}
     assert (found["4"] != found["strangers 3"]).any()
-    again = reference_album(studied, images, images_of(NAMES * 3, "eval"), **options)
+    again = reference_album(studied, images, others, beside, **options)
     assert all((found[name] == again[name]).all() for name in found)
 
 
