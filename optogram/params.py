@@ -342,6 +342,7 @@ class Params(Section):
             ("targets.inner", self.targets.inner or []),
             ("targets.layer", self.targets.layer),
             ("targets.neurons", self.targets.neurons),
+            ("targets.split", self.targets.split),
             ("vital.layers", self.vital.layers),
             ("vital.weights", self.vital.weights),
             ("vital.inner_weights", self.vital.inner_weights),

@@ -94,6 +94,9 @@ class Targets(Section):
         default=["resnet"],
         description="classifiers whose channels, concepts and splits are visualised beside the classes; null = all",
     )
+    split: dict[str, str] = Field(
+        default={}, description="classifier -> images that references come from; for others what it was trained on"
+    )
     references: int = Field(default=50, ge=2, description="reference images a target")
     facets: PositiveInt = Field(
         default=1, description="groups of alike images of a class, each with references; seeds show them in turn"

@@ -8,23 +8,23 @@ from optogram.methods.reference_album import other_references, reference_album
 from optogram.methods.reference_scores import reference_scores
 from stages.doorway import Doorway, run
 from stages.judging import SECTIONS, judges_of
-from stages.visualising import training_split, vital_options
+from stages.visualising import reference_split, vital_options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write reference_sets/<model>."""
     paths, used = (
         ("models", "embeddings", "images", "out", "metrics"),
-        ("targets.references", "vital", "reference_sets"),
+        ("targets.references", "targets.split", "vital", "reference_sets"),
     )
     door = Doorway("reference_sets", argv, paths=paths, sections=("seed", *used, *SECTIONS), options=("model",))
     options, vital, judges = door.params.reference_sets, door.params.vital, judges_of(door)
-    images = {split: door.open("images", split) for split in (training_split(door), "eval")}
+    images = {split: door.open("images", split) for split in (reference_split(door), "eval")}
     given = {"references": door.params.targets.references, "seed": door.params.seed}
     beside = other_references(judges.classifier, images["eval"], **given)
     drawn = reference_album(
         judges.classifier,
-        images[training_split(door)],
+        images[reference_split(door)],
         images["eval"],
         beside,
         sizes=options.sizes,

@@ -7,7 +7,7 @@ from optogram.methods.relevance import Attributor
 from optogram.methods.targets import find_targets
 from optogram.models.classifier_folder import load_classifier_folder
 from stages.doorway import Doorway, run
-from stages.visualising import training_split
+from stages.visualising import reference_split
 
 ONLY_CLASSES = {"circuit_classes": 0, "concept_classes": 0, "split_neurons": 0}
 
@@ -16,9 +16,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write targets/<model>."""
     sections = ("seed", "train_classifier.models", "targets", "vital.relevance")
     door = Doorway("targets", argv, paths=("models", "images", "out"), sections=sections, options=("model",))
-    options, images = door.params.targets, door.open("images", training_split(door))
+    options, images = door.params.targets, door.open("images", reference_split(door))
     side = min(images.sizes["y"], images.sizes["x"])
-    kept: dict[str, Any] = options.model_dump(exclude={"inner", "patch", "stride", "images", "layer", "neurons"})
+    own = {"inner", "split", "patch", "stride", "images", "layer", "neurons"}
+    kept: dict[str, Any] = options.model_dump(exclude=own)
     if options.inner is not None and door.args.model not in options.inner:
         kept |= ONLY_CLASSES
     classifier = load_classifier_folder(door.folder("models", door.args.model), device=door.params.device)
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         neurons=options.neurons.get(door.args.model, []),
         **kept,
     )
-    found.attrs["split"] = training_split(door)
+    found.attrs["split"] = reference_split(door)
     door.write(found, "Targets of feature visualisation")
 
 

@@ -77,22 +77,23 @@ def other_references(
 ) -> list[Int64[np.ndarray, " reference"]]:
     """For each class rows of `others`: `references`, but no more than half of what the scarcest class has.
 
-    Raises DataError for a class with fewer than two images.
+    Raises DataError for a class with fewer than four images: two of a split are references, two are compared with.
     """
-    fewest = min(references, min(_counts(classifier, others).values()) // 2)
+    fewest = min(references, min(_counts(classifier, others, least=4).values()) // 2)
     labels = class_labels(classifier, others)[1]
     return [class_references(labels, k, fewest, seed=seed) for k in range(len(classifier.classes))]
 
 
-def _counts(classifier: Classifier, images: xr.Dataset) -> dict[str, int]:
-    """How many images each class has, two at least."""
+def _counts(classifier: Classifier, images: xr.Dataset, least: int = 2) -> dict[str, int]:
+    """How many images each class has; DataError for one with fewer than `least`."""
     attribute, labels = class_labels(classifier, images)
     counts = {name: int((labels == k).sum()) for k, name in enumerate(classifier.classes)}
     for name, count in counts.items():
-        if count < 2:
+        if count < least:
             raise DataError(
                 f"class {name!r} has {count} of the {len(labels)} images of a split, by their label of {attribute!r}; "
-                "reference sets need two or more.\n  Give more images, or leave the model out of reference_sets.models."
+                f"reference sets need {least} or more.\n  Give more images, or leave the model out of "
+                "reference_sets.models."
             )
     return counts
 

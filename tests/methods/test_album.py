@@ -190,7 +190,7 @@ def test_rivals_say_where_they_are_not_defined(studied, images, targets):
 
 def test_reference_sets_have_a_picture_a_class_and_condition(studied, images):
     options = {"sizes": [2, 4, 100], "strangers": [3], "references": 4, "seed": 0, "steps": 2, "learning_rate": 0.1}
-    others = images_of(NAMES * 3, "eval")
+    others = images_of(NAMES * 4, "eval")
     beside = other_references(studied, others, 4, seed=0)
     found = reference_album(studied, images, others, beside, **options)
     assert list(found) == ["2", "4", "strangers 3", "other split"]  # no class has 100 images
@@ -201,10 +201,10 @@ def test_reference_sets_have_a_picture_a_class_and_condition(studied, images):
 
 
 def test_another_split_leaves_half_of_its_images_to_be_compared_with(studied):
-    rows = other_references(studied, images_of(NAMES * 3), 4, seed=0)
-    assert [len(each) for each in rows] == [1, 1, 1]
-    with pytest.raises(DataError, match=r"class 'blue' has 0 of the 6 images of a split, by their label of 'colour'"):
-        other_references(studied, images_of(["red", "green"] * 3), 4, seed=0)
+    rows = other_references(studied, images_of(NAMES * 5), 4, seed=0)
+    assert [len(each) for each in rows] == [2, 2, 2]
+    with pytest.raises(DataError, match=r"class 'blue' has 0 of the 8 images of a split, by their label of 'colour'"):
+        other_references(studied, images_of(["red", "green"] * 4), 4, seed=0)
 
 
 def test_layers_that_do_not_fit_are_named(studied, targets):

@@ -72,6 +72,22 @@ def literal_frechet(a, b):
     return np.square(a.mean(0) - b.mean(0)).sum() + np.trace(s + t) - 2 * common
 
 
+def test_a_picture_that_the_model_is_not_finite_on_harms_no_other():
+    by, copies = judges(), np.concatenate([real_pictures(0), real_pictures(1)], 1)
+    copies[0, 0] = 0
+
+    def broken(_, inputs):
+        flat = inputs[0].std((1, 2, 3), keepdim=True) == 0
+        return (torch.where(flat, float("nan"), inputs[0]),)
+
+    by.classifier.model.register_forward_pre_hook(broken)
+    found = scored({"copies": copies, "noise": noise(5, 6)}, by=by)
+    assert str(found.predicted.sel({"method": "copies"}).values[0, 0]) == ""
+    assert (found.predicted.sel({"method": "copies"}).values[0, 1:] == "red").all()
+    assert float(found.accuracy.sel({"method": "copies"})) == 1
+    assert all(np.isfinite(v.values).all() for v in found.data_vars.values() if v.dtype.kind == "f")
+
+
 def test_every_number_is_that_of_a_loop_over_pictures():
     by, real = judges(), scenes(20)
     methods = {"copies": real_pictures(1), "noise": noise(5, 3), "dim": (real_pictures(0) // 3).astype(np.uint8)}
