@@ -1,4 +1,4 @@
-"""`make bench`: every claim measured beside the naive or reference algorithm, in a table and in results.json.
+"""`make bench`: every claim measured beside the naive or reference algorithm, in docs/benchmarks.md and results.json.
 
 `python -m benchmarks textspan scenes` measures these only and leaves the other rows of results.json as they are.
 """
@@ -15,7 +15,7 @@ from rich.table import Table
 from stages.doorway import rounded
 
 RESULTS = Path(__file__).parent / "results.json"
-README = Path(__file__).parent.parent / "README.md"
+DOCUMENT = Path(__file__).parents[1] / "docs/benchmarks.md"
 MARKS = ("<!-- bench -->", "<!-- /bench -->")
 SUBJECTS = (
     "scenes",
@@ -28,6 +28,7 @@ SUBJECTS = (
     "store",
     "dask",
     "runs",
+    "start",
 )
 
 
@@ -53,18 +54,18 @@ def main(subjects: list[str]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 180)
     console.print(table)
     RESULTS.write_text(json.dumps(rounded(rows), indent=1, sort_keys=True) + "\n")
-    write_readme(rows)
+    write_document(rows)
 
 
-def write_readme(rows: list[dict[str, Any]]) -> None:
-    """Put the table between the README's two marks."""
+def write_document(rows: list[dict[str, Any]]) -> None:
+    """Put the table between the document's two marks."""
     lines = ["| claim | ours | theirs | ratio | unit | device |", "|---|---|---|---|---|---|"]
     for row in rows:
         numbers = " | ".join(f"{row[name]:,.4g}" for name in ("ours", "theirs", "ratio"))
         lines.append(f"| {row['claim']} | {numbers} | {row['unit']} | {row['device']} |")
-    before, _, rest = README.read_text().partition(MARKS[0])
+    before, _, rest = DOCUMENT.read_text().partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
-    README.write_text(f"{before}{MARKS[0]}\n{chr(10).join(lines)}\n{MARKS[1]}{after}")
+    DOCUMENT.write_text(f"{before}{MARKS[0]}\n{chr(10).join(lines)}\n{MARKS[1]}{after}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor
 from optogram.decompose.effects import NeuronSpace, tensor
 from optogram.decompose.second_order import directions, second_order
 from optogram.decompose.towers import tower
-from optogram.methods.neurons import rank_one
+from optogram.methods.neurons.effects import rank_one
 
 MODEL, LAYER, IMAGES, THREADS, REPEATS = "ViT-B-32", 9, 8, 2, 5
 

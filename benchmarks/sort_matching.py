@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from optogram.methods.sort_matching import matching_loss, reference_prototype
-from optogram.models.classifiers import activations, blocks
+from optogram.methods.visualisation.sort_matching import matching_loss, reference_prototype
+from optogram.models.layers import activations, blocks
 
 # Sizes of the paper's supplement A.1: ResNet-50, 50 references, all five blocks
 REFERENCES, SIDE = 50, 224

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from sklearn.linear_model import orthogonal_mp
 
-from optogram.methods.pools import prepare_texts
-from optogram.methods.sparse import omp
+from optogram.methods.neurons.sparse import omp
+from optogram.methods.neurons.text_dictionary import prepare_texts
 
 # The thesis's pool of 30k common words, the embedding of ViT-B-32, its largest m, and a part of a layer's neurons.
 TEXTS, EMBED, SPARSITY, NEURONS = 30_000, 512, 128, 384

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from optogram.decompose.expand import heads
-from optogram.methods.textspan import textspan, textspan_heads
+from optogram.methods.heads.textspan import textspan, textspan_heads
 
 # A head of ViT-L-14 over a part of ImageNet's validation set, with the thesis's pool of descriptions.
 IMAGES, TEXTS, EMBED, HEAD_DIM, SIZE = 20_000, 3_498, 768, 64, 20

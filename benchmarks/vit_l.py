@@ -11,7 +11,7 @@ import torch
 from benchmarks.second_order import THREADS, random_clip, threads
 from optogram.decompose.effects import effect_norms
 from optogram.decompose.second_order import directions, second_order
-from optogram.methods.neurons import ablate_effects, largest_effects, rank_one, replace_effects
+from optogram.methods.neurons.effects import ablate_effects, largest_effects, rank_one, replace_effects
 
 MODEL, LAYER, IMAGES, BATCH, LARGEST = "ViT-L-14", 20, 100, 10, 20
 BAR = 15.0  # minutes

@@ -14,7 +14,7 @@ from rich.table import Table
 from optogram.data.pools import zeroshot_prompts
 from optogram.data.scenes import Scenes
 from optogram.metrics.classification import score
-from optogram.models.folder import encode_images, load_clip
+from optogram.models.loading.clip_folders import encode_images, load_clip
 from optogram.models.text_embeddings import embed_zeroshot
 
 RESULTS = Path(__file__).parent / "zero_shot.json"
@@ -33,15 +33,16 @@ def main(count: int = 10_000, seed: int = 1) -> None:
     table = Table(
         "attribute", "accuracy", "standard error", "held-out only", "chance", title=f"{count:,} scenes, seed {seed}"
     )
-    results: dict[str, object] = {"count": count, "held_out": int(unseen.sum()), "seed": seed}
+    measured: dict[str, dict[str, float]] = {}
     for name in found.attribute.values.tolist():
         accuracy, held_out, chance = (
             float(v.sel(attribute=name)) for v in (found.accuracy, fresh.accuracy, found.chance)
         )
         error = float(np.sqrt(accuracy * (1 - accuracy) / count))
         table.add_row(name, f"{accuracy:.4f}", f"{error:.4f}", f"{held_out:.4f}", f"{chance:.3f}")
-        results[name] = {"accuracy": round(accuracy, 4), "error": round(error, 4), "held_out": round(held_out, 4)}
+        measured[name] = {"accuracy": round(accuracy, 4), "error": round(error, 4), "held_out": round(held_out, 4)}
     Console().print(table)
+    results = {"scenes": count, "held_out": int(unseen.sum()), "seed": seed, "attributes": measured}
     RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
 
 

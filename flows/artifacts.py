@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
@@ -21,21 +21,21 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from flows.child import Outcome
 from flows.graph import Plan, locked
+from flows.report import report_url
 from flows.schedule import Schedule
-from flows.server import REPORT_URL
 from optogram.progress import say
 
-METRICS = Path("artifacts/metrics")
-FIGURES = Path("artifacts/figures")
-REPORT = Path("artifacts/report/index.html")
+METRICS = "artifacts/metrics/"
+FIGURES = "artifacts/figures"
+REPORT = "artifacts/report"
 
 
 class Artifacts:
     """Posts to the flow run that is going on. When the server is lost it says so once and posts no more."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, watched: bool = True) -> None:
         self.plan = plan
-        self.seen = True
+        self.seen = watched
         self._bar: Any = None
         self._progress: Future[None] | None = None
         self._beside = ThreadPoolExecutor(1)  # the next stage must not wait for a busy server
@@ -60,13 +60,15 @@ class Artifacts:
         self._move(100.0, f"{len(outcomes)} of {len(self.plan.doubtful)} stages")
         table = stage_table(self.plan, outcomes, left_out)
         self._post(lambda: create_table_artifact(table, key="stages", description="What became of every stage"))
-        if metrics := metric_table(METRICS):
+        made = fresh_outs(self.plan, outcomes, left_out)
+        if metrics := metric_table(Path(out) for out in made if out.startswith(METRICS)):
             self._post(lambda: create_table_artifact(metrics, key="metrics", description="artifacts/metrics/*.json"))
-        for figure in figures(FIGURES):
+        for figure in figures(Path(FIGURES)) if FIGURES in made else []:
             self._post(lambda figure=figure: create_image_artifact(**figure))
-        if REPORT.exists():
-            text = f"Served at this address while `make ui` runs; on disk it is {REPORT}."
-            self._post(lambda: create_link_artifact(REPORT_URL, link_text="Report", key="report", description=text))
+        page = Path(REPORT, "index.html")
+        if REPORT in made and page.exists():
+            text = f"Served at this address while `make ui` runs in {Path.cwd()}; on disk it is {page}."
+            self._post(lambda: create_link_artifact(report_url(), link_text="Report", key="report", description=text))
 
     def lose(self, error: Exception) -> None:
         """The server is lost: say so, once."""
@@ -112,8 +114,14 @@ def stage_table(plan: Plan, outcomes: list[Outcome], left_out: dict[str, str]) -
     return rows
 
 
-def metric_table(folder: Path) -> list[dict[str, Any]]:
-    """A row a number: file, dotted key, value."""
+def fresh_outs(plan: Plan, outcomes: list[Outcome], left_out: dict[str, str]) -> list[str]:
+    """Outs of this run's stages, without what stages that did not get done, or other runs, have left beside them."""
+    lost = {outcome.stage for outcome in outcomes if not outcome.ok} | set(left_out)
+    return sorted(out for name, stage in plan.stages.items() if name not in lost for out in stage.outs)
+
+
+def metric_table(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """A row a number: file, dotted key, value. In pools a file may not be here: it has no rows."""
     rows: list[dict[str, Any]] = []
 
     def walk(source: str, key: str, value: Any) -> None:
@@ -123,8 +131,9 @@ def metric_table(folder: Path) -> list[dict[str, Any]]:
         elif isinstance(value, int | float | str):
             rows.append({"source": source, "metric": key, "value": value})
 
-    for path in sorted(folder.glob("*.json")):
-        walk(path.stem, "", json.loads(path.read_text()))
+    for path in paths:
+        if path.suffix == ".json" and path.exists():
+            walk(path.stem, "", json.loads(path.read_text()))
     return rows
 
 

@@ -2,20 +2,21 @@
 
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optogram.tether import tethered
+from flows.settings import SET_ASIDE
+from optogram.pipeline import dvc_command
+from optogram.pipeline.child_process import tethered
 
 LOGS = Path(".scratch/logs")
 # Exit status of a stage that ended with a user's error (stages/doorway.py): the same again would fail again.
 USER_ERROR = 2
-# DVC looks but twice a second whether another DVC has let go of its lock; four stages at once wait for little else
-LAUNCH = "import sys, dvc.lock; dvc.lock.DEFAULT_TIMEOUT = 0.3; from dvc.cli import main; sys.exit(main(sys.argv[1:]))"
 ERROR = re.compile(r"^(?:[\w.]*(?:Error|Exception|Interrupt)\b.*|ERROR: (?!failed to reproduce).*)")
 # What DVC says to a person at a prompt after every stage.
 CHATTER = re.compile(
@@ -55,6 +56,7 @@ def environment(slot: int | None = None) -> dict[str, str]:
     `slot` is the number of the GPU among those that this process may use.
     """
     values = {
+        **SET_ASIDE,
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONUNBUFFERED": "1",
@@ -80,20 +82,20 @@ def run_stage(
     slot: int | None = None,
     options: Sequence[str] = (),
     cwd: str | Path = ".",
+    warm: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Run one stage to its end; `hear` gets each line. Setting `stop`, or `timeout` seconds, ends it early.
+
+    `warm` is what `warm_stages` gives for the stage's environment.
 
     Whatever the end, dvc.lock holds the stage if and only if it was finished, and its scratch folder what can be kept.
     """
     began = time.monotonic()
-    command = [sys.executable, "-c", LAUNCH, "--wait-for-lock", "repro", "--single-item", *options, name]
-    child = tethered(command, environment=environment(slot), cwd=cwd)
-    assert child.stdin is not None
-    assert child.stdout is not None
+    command = [sys.executable, "-P", dvc_command.__file__, "--wait-for-lock", "repro", "--single-item", *options, name]
     cut = threading.Event()
     late = threading.Event()
 
-    def watch() -> None:
+    def watch(child: subprocess.Popen[bytes]) -> None:
         while child.poll() is None:
             if timeout is not None and time.monotonic() - began > timeout:
                 late.set()
@@ -103,12 +105,14 @@ def run_stage(
                 return
             time.sleep(0.1)
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
     lines: list[str] = []
     log = Path(cwd) / LOGS / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with child, log.open("w") as file:
+    # the log comes first: where it is refused, no child is left running
+    with log.open("w") as file, tethered(command, environment={**environment(slot), **(warm or {})}, cwd=cwd) as child:
+        watcher = threading.Thread(target=watch, args=[child], daemon=True)
+        watcher.start()
+        assert child.stdout is not None
         for raw in child.stdout:
             line = raw.decode(errors="replace").rstrip()
             if line:

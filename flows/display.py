@@ -13,6 +13,7 @@ from rich.text import Text
 
 from flows.child import Outcome
 from flows.graph import Plan
+from flows.reasons import few
 from optogram.progress import Step, step
 
 STYLES = {
@@ -57,18 +58,28 @@ class Display:
     def __enter__(self) -> "Display":
         if self.console.is_terminal:
             self.live.start()
+            return self
+        for name in self.names:
+            if before := self.waits_for(name):
+                self.print(name, f"waits for {few(before)}", style="dim")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
+    def waits_for(self, name: str) -> list[str]:
+        """Stages that this one reads from and that have not ended."""
+        upstream = self.plan.stages[name].upstream
+        return [other for other in self.names if other in upstream and self.states[other] in ("waiting", "running")]
+
     def start(self, name: str) -> None:
-        """A stage starts (or starts again)."""
+        """A stage starts (or starts again), and why."""
         with self.lock:
             self.states[name] = "running"
             self.began[name] = time.monotonic()
             self.steps.pop(name, None)
-        self.print(name, self.plan.changed.get(name, "something upstream of it may have changed"), style="dim")
+        upstream = [other for other in self.names if other in self.plan.stages[name].upstream]
+        self.print(name, self.plan.changed.get(name, f"may change with {few(upstream)}"), style="dim")
 
     def line(self, name: str, text: str) -> None:
         """A line that the stage wrote: progress moves the table, anything else is shown."""
@@ -115,12 +126,14 @@ class Display:
         for name in _most_telling(self.names, states, room):
             state = states[name]
             found = steps.get(name) if state == "running" else None
+            before = self.waits_for(name) if state == "waiting" else []
+            waits = f"waits for {few(before)}" if before else ""
             spent = seconds.get(name, now - began[name] if name in began else None)
             table.add_row(
                 name,
                 Text(state, STYLES[state]),
                 ProgressBar(found.total, found.done, width=20) if found else "",
-                f"{found.done:,}/{found.total:,} {found.unit}" if found else "",
+                f"{found.done:,}/{found.total:,} {found.unit}" if found else waits,
                 found.rate if found else "",
                 clock(found.eta) if found else "",
                 "" if spent is None else clock(spent),

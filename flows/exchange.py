@@ -18,9 +18,9 @@ from dvc.utils.serialize import dump_yaml, load_yaml
 
 from flows.child import environment
 from flows.graph import LOCK, locked
+from optogram.catalog import find as catalog
+from optogram.catalog.find import ROOT
 from optogram.errors import FlowError
-from optogram.store import catalog
-from optogram.store.catalog import ROOT
 
 
 def check_remote() -> None:

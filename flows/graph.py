@@ -8,18 +8,20 @@ from typing import Any
 
 import yaml
 
+from flows.reasons import why
 from optogram.errors import FlowError, nearest
 
 POOLS = ("cpu", "gpu")
 LOCK = Path("dvc.lock")
+PARAMS = Path("params.yaml")
 
 
 @dataclass(frozen=True)
 class Stage:
     """One stage of dvc.yaml.
 
-    `pool`, `retries` (further attempts after a failure that is not the user's) and `timeout` (seconds) come from its
-    `meta`; `upstream` are the stages whose outs it reads.
+    `pool`, `retries` (further attempts after a failure that is not the user's), `timeout` (seconds) and `constant` (its
+    outs are always the same) come from its `meta`; `upstream` are the stages whose outs it reads.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Stage:
     pool: str = "cpu"
     retries: int = 0
     timeout: float | None = None
+    constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,11 @@ class Plan:
     def doubtful(self) -> list[str]:
         """Stages that are stale or may become so: the changed ones and all that follow them."""
         found: set[str] = set()
+        spreading: set[str] = set()
         for name, stage in self.stages.items():
-            if name in self.changed or stage.upstream & found:
+            if name in self.changed or stage.upstream & spreading:
                 found.add(name)
+                spreading |= set() if stage.constant else {name}
         return [name for name in self.stages if name in found]
 
 
@@ -83,7 +88,10 @@ def plan(targets: Sequence[str] = (), *, data_here: bool = True) -> Plan:
         chosen = [stage for stage in order if stage.addressing in wanted]
         if data_here:
             _fetch_shipped(repo, chosen)
-        status: dict[str, Any] = repo.status(targets=sorted(wanted)) if wanted else {}
+        status: dict[str, Any] = {}
+        with repo.lock:  # `repo.status` would read dvc.lock anew for every target
+            for stage in chosen:
+                status |= stage.status(check_updates=True)
         if not data_here:
             with repo.lock:
                 doubted = [stage for stage in chosen if stage.addressing in status]
@@ -92,7 +100,7 @@ def plan(targets: Sequence[str] = (), *, data_here: bool = True) -> Plan:
                 del status[stage.addressing]
         return Plan(
             stages={stage.addressing: _stage(repo, graph, stage) for stage in chosen},
-            changed={s.addressing: _reason(status[s.addressing]) for s in chosen if s.addressing in status},
+            changed=_reasons(repo, [stage for stage in chosen if stage.addressing in status], status),
             order=tuple(stage.addressing for stage in order),
         )
 
@@ -116,9 +124,11 @@ def _collect(repo: Any, target: str, known: list[str]) -> list[Any]:
 def _stage(repo: Any, graph: Any, stage: Any) -> Stage:
     meta = stage.meta or {}
     pool, retries, timeout = meta.get("pool", "cpu"), meta.get("retries", 0), meta.get("timeout")
+    constant = meta.get("constant", False)
     for key, value, valid, expected in (
         ("pool", pool, pool in POOLS, f"one of {', '.join(POOLS)}"),
         ("retries", retries, isinstance(retries, int) and retries >= 0, "a whole number, 0 or more"),
+        ("constant", constant, isinstance(constant, bool), "true or false"),
         ("timeout", timeout, timeout is None or (isinstance(timeout, int | float) and timeout > 0), "seconds above 0"),
     ):
         if not valid:
@@ -127,11 +137,27 @@ def _stage(repo: Any, graph: Any, stage: Any) -> Stage:
         name=stage.addressing,
         desc=stage.desc or "",
         upstream=frozenset(found.addressing for found in graph.successors(stage)),
-        outs=tuple(sorted(Path(out.fs_path).relative_to(repo.root_dir).as_posix() for out in stage.outs)),
+        outs=tuple(sorted(_path(repo, out) for out in stage.outs)),
         pool=pool,
         retries=retries,
         timeout=timeout,
+        constant=constant,
     )
+
+
+def _reasons(repo: Any, stages: list[Any], status: dict[str, Any]) -> dict[str, str]:
+    """Why each of these stages runs, in plain words."""
+    makers = {_path(repo, out): stage.addressing for stage in repo.index.stages for out in stage.outs}
+    params = yaml.safe_load(PARAMS.read_text()) if PARAMS.exists() else None
+    lock = locked()
+    return {
+        name: why(status[name], entry=lock.get(name, {}), makers=makers, params=params or {})
+        for name in (stage.addressing for stage in stages)
+    }
+
+
+def _path(repo: Any, out: Any) -> str:
+    return Path(out.fs_path).relative_to(repo.root_dir).as_posix()
 
 
 def _fetch_shipped(repo: Any, stages: list[Any]) -> None:
@@ -143,20 +169,3 @@ def _fetch_shipped(repo: Any, stages: list[Any]) -> None:
         if missing:
             with contextlib.suppress(DvcException):  # no such object there: the stage makes it
                 repo.pull(targets=[stage.addressing])
-
-
-def _reason(changes: list[Any]) -> str:
-    """What DVC found, in a few words: "optogram/methods/textspan.py modified, params textspan.size"."""
-    words: list[str] = []
-    for change in changes:
-        if isinstance(change, str):
-            words.append(change)
-            continue
-        for kind, paths in change.items():
-            for path, what in paths.items():
-                if isinstance(what, dict):  # params.yaml: {key: modified}
-                    words += [f"{key} {how}" for key, how in sorted(what.items())]
-                else:
-                    words.append(f"{path} {what}" if kind == "changed deps" else f"out {path} {what}")
-    shown = ", ".join(words[:2])
-    return f"{shown} and {len(words) - 2} more" if len(words) > 2 else shown

@@ -25,8 +25,19 @@ class ArtifactError(OptogramError):
     """An artifact that is missing, damaged, busy, too large for the disk, or of another protocol version."""
 
 
+class CheckoutError(ArtifactError):
+    """What belongs to a checkout, asked for outside of any."""
+
+
 class FlowError(OptogramError):
     """A run that cannot start or go on: an unknown target, a checkout in use, a server or worker that is not there."""
+
+
+class ExtraError(OptogramError):
+    """A package that only an extra of optogram brings, asked for where it is not installed."""
+
+    def __init__(self, what: str, package: str) -> None:
+        super().__init__(f'{what} needs {package}, which is not installed here: `pip install "optogram[pipeline]"`.')
 
 
 def nearest(name: str, known: list[str], count: int = 3) -> str:

@@ -1,13 +1,21 @@
-"""The stages. This package is imported before numpy and torch: it settles how they round, and what torch leaves out."""
+"""The stages. This package is imported before numpy and torch: it settles how they round, and what torch leaves out.
 
-import os
-import platform
+Where the environment names a warm parent, a stage's process goes no further than here: a fork of the parent runs it.
+"""
 
-from stages.compiler import put_off
+import sys
 
-# MKL else splits sums by the number of threads; OpenBLAS else picks kernels by the processor (both measured to matter)
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-if platform.machine() == "x86_64":
-    os.environ.setdefault("OPENBLAS_CORETYPE", "Haswell")
+from optogram.pipeline.costs import record_at_end
+from optogram.pipeline.warm_client import hand_over
+
+hand_over()
+record_at_end()
+
+# what follows imports more than a process that hands itself over should pay for
+from optogram.store.rounding import settle_environment, threads_in  # noqa: E402
+from stages.compiler import put_off  # noqa: E402
+
+if "torch" not in sys.modules:
+    settle_environment(threads_in())
 
 put_off()

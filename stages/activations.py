@@ -1,16 +1,29 @@
 """Stage activations: cache one classifier's activations on one split, shard by shard."""
 
-from collections.abc import Sequence
-
 from optogram.decompose.layer_maps import caching_activations
+from optogram.pipeline.stage import Input, Stage
 from optogram.store.cluster import Once
-from stages.doorway import Doorway, run
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "activations",
+    family="models",
+    desc="Cache the activations, features and logits of {model} on images/{split}",
+    over={"model": "classifiers", "split": "activations.splits"},
+    inputs=(
+        Input("model", "models/{model}"),
+        Input("images", "images/{split}"),
+    ),
+    out="activations/{model}/{split}",
+    params=("activations.layers", "activations.shard", "activations.batch"),
+    pool="gpu",
+    retries=2,
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write activations/<model>/<split>."""
-    sections = ("activations.layers", "activations.shard", "activations.batch")
-    door = Doorway("activations", argv, paths=("model", "images", "out"), sections=sections)
     options, total = door.params.activations, door.open("images").sizes["image"]
     model, images = door.folder("model").absolute(), door.path("images").absolute()
     compute = Once(

@@ -1,21 +1,43 @@
 """Stage concepts: what the active neurons of each image name (appendix B, concept discovery in images)."""
 
-from collections.abc import Sequence
-
 import xarray as xr
 
 from optogram.decompose.effects import effect_norms
 from optogram.errors import DataError
-from optogram.methods.concepts import concept_precision, image_concepts, true_concepts
-from stages.doorway import Doorway, run
+from optogram.methods.neurons.image_concepts import concept_precision, image_concepts, true_concepts
+from optogram.metrics.headline import beside_chance
+from optogram.pipeline.stage import Input, Stage
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "concepts",
+    family="neurons",
+    desc="Concepts that the active neurons of {model} name in each image (appendix B)",
+    over={"model": "clips"},
+    inputs=(
+        Input("effects", "second_order/{model}"),
+        Input("neurons", "neurons/{model}"),
+        Input("embeddings", "embeddings/{model}"),
+        Input("images", "images/eval"),
+    ),
+    switch="concepts",
+    out="concepts/{model}",
+    params=(
+        "seed",
+        "texts.pools",
+        "texts.files",
+        "second_order.layers",
+        "neurons.sparsity",
+        "neurons.permutations",
+        "concepts",
+    ),
+    metrics=True,
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write concepts/<model>."""
-    paths = ("effects", "neurons", "embeddings", "images", "out", "metrics")
-    neurons = ("neurons.sparsity", "neurons.permutations")
-    sections = ("seed", "texts.pools", "texts.files", "second_order.layers", *neurons, "concepts")
-    door = Doorway("concepts", argv, paths=paths, sections=sections)
     options, seed, permutations = door.params.concepts, door.params.seed, door.params.neurons.permutations
     images = door.open("images").isel(image=slice(options.images))
     name = door.params.texts.names[0]
@@ -39,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except DataError as error:
         truth["truth_skipped"] = str(error)
     door.write(found.assign_coords(image=images.image.values).assign_attrs(truth), "Concepts of images")
-    door.write_metrics(truth)
+    door.write_metrics(beside_chance("concepts that are true of their image", truth, of="concepts", value="precision"))
 
 
 if __name__ == "__main__":

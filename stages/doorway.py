@@ -5,49 +5,44 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from optogram.closure import check_code, closure_digest
 from optogram.errors import ArtifactError, OptogramError
-from optogram.params import Params, load_params
+from optogram.params.root import Params, load_params
+from optogram.pipeline.closure import check_code, closure_digest
+from optogram.pipeline.stage import Stage
 from optogram.store.cluster import on_cluster
 from optogram.store.digests import file_digest, folder_digest
 from optogram.store.read import read
+from optogram.store.rounding import use_threads
 from optogram.store.write import Provenance, scratch_folder, write_dataset, write_sharded
 
 
+class Skipped(Exception):
+    """There is nothing for this stage to do, for the reason given: its artifact will be empty and say so."""
+
+
 class Doorway:
-    """One run of a stage.
+    """One run of a stage as it is declared: its command line, its params, its number of threads."""
 
-    `paths` are the names of the path options (`--images PATH`); `out` and `metrics` among them are outputs, the rest
-    inputs. `sections` are the dotted params that the stage uses, as in dvc.yaml. Extra `options` are plain strings.
-    """
-
-    def __init__(
-        self,
-        stage: str,
-        argv: Sequence[str] | None,
-        *,
-        paths: Sequence[str],
-        sections: Sequence[str],
-        options: Sequence[str] = (),
-    ) -> None:
-        parser = argparse.ArgumentParser(
-            prog=f"python -m stages.{stage}", description=f"The stage {stage}, as dvc.yaml runs it."
-        )
-        for name in options:
-            parser.add_argument(f"--{name}", required=True)
-        for name in paths:
-            parser.add_argument(f"--{name}", required=True, type=Path, metavar="PATH")
-        self.stage = stage
+    def __init__(self, stage: Stage, argv: Sequence[str] | None) -> None:
+        parser = argparse.ArgumentParser(prog=f"python -m stages.{stage.name}", description=f"{stage.desc}.")
+        for option in stage.arguments()[::2]:
+            if option.removeprefix("--") in stage.options:
+                parser.add_argument(option, required=True)
+            else:
+                parser.add_argument(option, required=True, type=Path, metavar="PATH")
+        self.stage, self._declared = stage.name, stage
         self.args = parser.parse_args(argv)
         self.params: Params = load_params()
-        names = [section.format(**vars(self.args)) for section in sections]
+        if not stage.exact:
+            use_threads(self.params.threads)
+        names = [stage.filled(key, vars(self.args), {}) for key in stage.keys]
         self.recorded = {name: value_at(self.params, name) for name in names}
         self._inputs: dict[str, str] = {}
 
@@ -56,7 +51,17 @@ class Doorway:
         return getattr(self.args, name)
 
     def open(self, name: str, *below: str) -> xr.Dataset:
-        """An input artifact, lazily, its digest noted; ArtifactError if it was made with other params than today's."""
+        """An input artifact, lazily, its digest noted; ArtifactError if it was made with other params than today's.
+
+        Raises Skipped if it is empty, as its own stage was skipped: `opened` gives it all the same.
+        """
+        dataset = self.opened(name, *below)
+        if reason := dataset.attrs.get("skipped"):
+            raise Skipped(reason)
+        return dataset
+
+    def opened(self, name: str, *below: str) -> xr.Dataset:
+        """As `open`, for those to whom a skipped artifact is an answer too."""
         path = self.path(name).joinpath(*below)
         dataset = read(path)
         for key, value in sorted(json.loads(dataset.attrs["params"]).items()):
@@ -69,9 +74,12 @@ class Doorway:
         self._inputs["/".join([name, *below])] = dataset.attrs["digest"]
         return dataset
 
-    def source(self, name: str) -> Path:
-        """An input from outside the pipeline (a file or a folder of files), its digest noted."""
-        path = self.path(name)
+    def source(self, name: str, named: str) -> Path:
+        """An input from outside the pipeline that params.yaml names (a file or a folder of files), its digest noted.
+
+        Its name comes from the params and not from the command line, which a shell reads.
+        """
+        path = Path(named)
         if path.exists():
             self._inputs[name] = file_digest(path) if path.is_file() else folder_digest(path)
         return path
@@ -114,12 +122,24 @@ class Doorway:
 
         Where the shards are made is no part of what they are: `dask` is not recorded. `sample` as in `write_sharded`.
         """
-        made, dask, runner = self.provenance(title), self.params.dask, None
+        made, dask, threads, runner = self.provenance(title), self.params.dask, self.params.threads, None
         if dask.address or dask.processes:
             check = partial(check_code, self.stage, made.code)
-            runner = on_cluster(processes=dask.processes, address=dask.address, threads=dask.threads, check=check)
+            runner = on_cluster(processes=dask.processes, address=dask.address, threads=threads, check=check)
         out = self.path("out")
         write_sharded(out, compute, made, total=total, shard=shard, dim=dim, runner=runner, sample=sample)
+
+    def skip(self, reason: str) -> None:
+        """Write an empty artifact that says why, and metrics that do."""
+        self.write(xr.Dataset(attrs={"skipped": reason}), f"{self.stage}, skipped")
+        if self._declared.metrics:
+            self.write_metrics({"skipped": reason})
+
+    def check_switch(self) -> None:
+        """Raise Skipped if the params leave the stage out."""
+        switch = self._declared.switch
+        if switch and not value_at(self.params, f"{switch}.run"):
+            raise Skipped(f"Switched off: {switch}.run is false in params.yaml.")
 
     def write_metrics(self, values: dict[str, Any]) -> None:
         """Write the stage's metrics as sorted JSON, floats rounded to six digits, for `dvc metrics`."""
@@ -128,6 +148,24 @@ class Doorway:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(rounded(values), indent=1, sort_keys=True) + "\n")
         temporary.replace(path)
+
+
+def through(stage: Stage) -> Callable[[Callable[[Doorway], None]], Callable[..., None]]:
+    """Make of a function of the doorway the stage's `main(argv=None)`."""
+
+    def of(body: Callable[[Doorway], None]) -> Callable[..., None]:
+        @wraps(body)
+        def main(argv: Sequence[str] | None = None) -> None:
+            door = Doorway(stage, argv)
+            try:
+                door.check_switch()
+                body(door)
+            except Skipped as reason:
+                door.skip(str(reason))
+
+        return main
+
+    return of
 
 
 def value_at(params: Params, key: str) -> Any:

@@ -1,23 +1,34 @@
-"""Stage embed_texts: embed every text pool, and the zero-shot classifier, with one model."""
+"""Stage embed_texts: embed one text pool with one model."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 
-from optogram.data.pools import zeroshot_prompts
-from optogram.models.folder import load_clip
-from optogram.models.text_embeddings import embed_pool, embed_zeroshot
-from stages.doorway import Doorway, run
+from optogram.models.loading.clip_folders import load_clip
+from optogram.models.text_embeddings import embed_pool
+from optogram.pipeline.stage import Input, Stage
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "embed_texts",
+    family="models",
+    desc="Embed the text pool {pool} with {model}",
+    over={"model": "clips", "pool": "texts.pools"},
+    inputs=(
+        Input("model", "models/{model}"),
+        Input("texts", "texts/{pool}"),
+    ),
+    out="embeddings/{model}/{pool}",
+    params=("seed",),
+    pool="gpu",
+)
+OWN = {"model": "clips", "pool": "texts.files"}
+FILES = replace(STAGE, name="embed_text_file", desc="Embed your own text pool {pool} with {model}", over=OWN)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Write embeddings/<model>/<pool> for every pool, and embeddings/<model>/zeroshot."""
-    sections = ("seed", "texts.pools", "texts.files")
-    door = Doorway("embed_texts", argv, paths=("model", "texts", "images", "out"), sections=sections)
+@through(STAGE)
+def main(door: Doorway) -> None:
+    """Write embeddings/<model>/<pool>."""
     clip = load_clip(door.folder("model"), device=door.params.device)
-    prompts = zeroshot_prompts(door.open("images"))
-    for name in door.params.texts.names:
-        embedded = embed_pool(clip, door.open("texts", name), seed=door.params.seed)
-        door.write(embedded, f"Embeddings of the text pool {name}", name)
-    door.write(embed_zeroshot(clip, prompts), "Zero-shot classifier", "zeroshot")
+    door.write(embed_pool(clip, door.open("texts"), seed=door.params.seed), "Embeddings of a text pool")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,32 @@
 """Stage joint: per head and token heatmaps of its most and least similar description (Figure 2.6)."""
 
-from collections.abc import Sequence
+from optogram.methods.heads.token_maps import joint
+from optogram.models.loading.clip_folders import load_clip
+from optogram.pipeline.stage import Input, Stage
+from stages.doorway import Doorway, run, through
 
-from optogram.methods.joint import joint
-from optogram.models.folder import load_clip
-from stages.doorway import Doorway, run
+STAGE = Stage(
+    "joint",
+    family="heads",
+    desc="Which image tokens write each head's most and least similar description in {model} (Figure 2.6)",
+    over={"model": "clips"},
+    inputs=(
+        Input("model", "models/{model}"),
+        Input("embeddings", "embeddings/{model}"),
+        Input("contributions", "contributions/{model}", ("eval",)),
+        Input("textspan", "textspan/{model}"),
+        Input("images", "images/eval"),
+    ),
+    switch="joint",
+    out="joint/{model}",
+    params=("joint",),
+    pool="gpu",
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write joint/<model>."""
-    paths = ("model", "embeddings", "contributions", "textspan", "images", "out")
-    door = Doorway("joint", argv, paths=paths, sections=("joint",))
     clip = load_clip(door.folder("model"), device=door.params.device)
     spans = door.open("textspan").isel(pool=0).load()
     found = joint(

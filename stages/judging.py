@@ -1,8 +1,8 @@
 """For stages that score pictures of a classifier: what judges them, a second classifier and a CLIP, by params."""
 
-from optogram.methods.judges import Judges
-from optogram.models.classifier_folder import load_classifier_folder
-from optogram.models.folder import load_clip
+from optogram.methods.visualisation.evaluators import Judges
+from optogram.models.loading.classifier_folders import load_classifier_folder
+from optogram.models.loading.clip_folders import load_clip
 from stages.doorway import Doorway
 
 SECTIONS = ("classifiers", "train_classifier.models", "visual_scores")

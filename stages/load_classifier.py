@@ -1,24 +1,38 @@
 """Stage load_classifier: load a pretrained classifier and write its model folder, so that its weights are hashed."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from optogram.models.architectures import for_classes
-from optogram.models.classifier_folder import save_classifier
-from optogram.models.classifiers import load_classifier
-from stages.doorway import Doorway, run
+from optogram.data.photos import class_name
+from optogram.models.loading.architectures import for_classes
+from optogram.models.loading.classifier_folders import save_classifier
+from optogram.models.loading.classifiers import load_classifier
+from optogram.pipeline.stage import Input, Stage
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "load_classifier",
+    family="models",
+    desc="Load the pretrained classifier {model}",
+    over={"model": "load_classifier.models"},
+    options=("model",),
+    inputs=(Input("images", "images/reference"),),
+    out="models/{model}",
+    params=("load_classifier.models.{model}",),
+    exact=True,
+    retries=2,
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write models/<model>."""
-    sections = ("load_classifier.models.{model}",)
-    door = Doorway("load_classifier", argv, paths=("images", "out"), sections=sections, options=("model",))
     source, images = door.params.load_classifier.models[door.args.model], door.open("images")
     attribute = str(images.attrs["class_attribute"])
     values = images["value_name"].sel(attribute=attribute).values
-    classes = tuple(source.classes or (str(value) for value in values if value))
+    # spelt as the images' classes are, with which they are compared
+    classes = tuple(map(class_name, source.classes or (str(value) for value in values if value)))
     classifier = replace(
         load_classifier(source.spec, checkpoint=source.checkpoint, device="cpu"), classes=classes, attribute=attribute
     )

@@ -1,19 +1,30 @@
 """Stage load_clip: load a pretrained CLIP and write its model folder, so that its weights are hashed like all else."""
 
-from collections.abc import Sequence
-
 import torch
 
-from optogram.models.folder import save_clip
-from optogram.models.spec import load_clip_spec
-from stages.doorway import Doorway, run
+from optogram.models.loading.clip_folders import save_clip
+from optogram.models.loading.specs import check_folder_can_hold, load_clip_spec
+from optogram.pipeline.stage import Stage
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "load_clip",
+    family="models",
+    desc="Load the pretrained CLIP {model}",
+    over={"model": "load_clip.models"},
+    options=("model",),
+    out="models/{model}",
+    params=("load_clip.models.{model}",),
+    exact=True,
+    retries=2,
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write models/<model>."""
-    sections = ("load_clip.models.{model}",)
-    door = Doorway("load_clip", argv, paths=("out",), sections=sections, options=("model",))
     source = door.params.load_clip.models[door.args.model]
+    check_folder_can_hold(source.spec)
     save_clip(
         load_clip_spec(source.spec, checkpoint=source.checkpoint, device="cpu"), door.path("out"), dtype=torch.float32
     )

@@ -1,19 +1,36 @@
 """Stage neurons: what the neurons of one MLP write: direction, texts, top images and how many groups these form."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from optogram.methods.describe_neurons import describe_neurons, top_maps
-from optogram.models.folder import load_clip
-from stages.doorway import Doorway, run
+from optogram.methods.neurons.descriptions import describe_neurons, top_maps
+from optogram.metrics.headline import beside_chance
+from optogram.models.loading.clip_folders import load_clip
+from optogram.pipeline.stage import Input, Stage
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "neurons",
+    family="neurons",
+    desc="Directions, texts, top images and groups of layer {layer}'s neurons in {model} (sections 3.3, 3.4)",
+    over={"model": "clips", "layer": "second_order.layers"},
+    options=("layer",),
+    inputs=(
+        Input("effects", "second_order/{model}", ("reference/{layer}",)),
+        Input("embeddings", "embeddings/{model}"),
+        Input("model", "models/{model}"),
+        Input("images", "images/reference"),
+    ),
+    switch="neurons",
+    out="neurons/{model}/{layer}",
+    params=("seed", "texts.pools", "texts.files", "neurons", "concepts.percentile"),
+    metrics=True,
+    pool="gpu",
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write neurons/<model>/<layer>."""
-    paths = ("effects", "embeddings", "model", "images", "out", "metrics")
-    sections = ("seed", "texts.pools", "texts.files", "neurons", "concepts.percentile")
-    door = Doorway("neurons", argv, paths=paths, sections=sections, options=("layer",))
     options, layer, images = door.params.neurons, int(door.args.layer), door.open("images")
     effects = door.open("effects", "reference", str(layer))
     found = describe_neurons(
@@ -25,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         percentile=door.params.concepts.percentile,
         sizes=options.curve,
         sparsity=options.sparsity,
-        steps=options.texts,
+        texts=options.texts,
         grouped=options.grouped,
         separation=options.separation,
         seed=door.params.seed,
@@ -38,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     maps = top_maps(clip, images.pixels, layer, np.array(top), shown.tolist(), batch=options.images * 8)
     found = found.assign(map=(("shown", "k", "gy", "gx"), maps)).assign_coords(shown=found.neuron.values[shown])
     door.write(found.assign_attrs(mlp_layer=layer), f"Neurons of layer {layer}")
-    door.write_metrics({**found.attrs, "explained": float(found.explained.mean())})
+    door.write_metrics(beside_chance("neurons whose texts name what their images share", found.attrs, of="neurons"))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,31 @@
 """Stage prototypes: the sorted features that VITAL matches, from each target's references (Algorithm 1)."""
 
-from collections.abc import Sequence
-
-from optogram.methods.prototypes import caching_prototypes
+from optogram.methods.visualisation.prototypes import caching_prototypes
+from optogram.pipeline.stage import Input, Stage
 from optogram.store.cluster import Once
-from stages.doorway import Doorway, run
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "prototypes",
+    family="visualisation",
+    desc="Sorted features of the references, which VITAL matches in {model} (Algorithm 1)",
+    over={"model": "classifiers"},
+    inputs=(
+        Input("model", "models/{model}"),
+        Input("targets", "targets/{model}"),
+        Input("images", "images"),
+    ),
+    switch="vital",
+    out="prototypes/{model}",
+    params=("targets.batch", "vital.layers", "vital.relevance", "vital.class_relevance", "vital.shard"),
+    pool="gpu",
+    retries=1,
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write prototypes/<model>."""
-    sections = ("targets.batch", "vital.layers", "vital.relevance", "vital.class_relevance", "vital.shard")
-    door = Doorway("prototypes", argv, paths=("model", "targets", "images", "out"), sections=sections)
     options, targets = door.params.vital, door.open("targets")
     split = str(targets.attrs["split"])
     door.open("images", split)

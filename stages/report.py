@@ -1,42 +1,42 @@
 """Stage report: every finding, as pages to look at."""
 
-from collections.abc import Sequence
-
+from optogram.pipeline.declared import producers
+from optogram.pipeline.stage import Input, Stage
 from optogram.report.build import build_report
-from stages.doorway import Doorway, run
+from optogram.report.registry import needs
+from stages.doorway import Doorway, run, through
 
-KINDS = (
-    *("textspan", "ablation", "roles", "spurious", "segmentation", "joint"),
-    *("neuron_ablation", "concepts", "adversarial"),
+FEEDS = producers(needs(), leave="report")
+
+STAGE = Stage(
+    "report",
+    family="report",
+    desc="Write the report",
+    inputs=tuple(Input(kind, kind) for kind in dict.fromkeys(need.split("/")[0] for need in FEEDS)),
+    out="report",
+    params=tuple(
+        sorted({"clips", "classifiers", *(key for of in FEEDS.values() for one in of for key in one.over.values())})
+    ),
 )
-VISUAL = ("targets", "vital", "baselines", "visual_scores")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Write the folder report."""
-    sections = ("clips", "classifiers", "scenes.splits", "photos.splits", "texts.pools", "texts.files")
-    door = Doorway(
-        "report",
-        argv,
-        paths=("images", "embeddings", *KINDS, "neurons", *VISUAL, "reference_sets", "out"),
-        sections=(*sections, "second_order.layers", "reference_sets.models"),
-    )
-    params = door.params
-    images = {split: door.open("images", split) for split in [*params.scenes.splits, *params.photos.splits]}
-    models = {
-        clip: {kind: door.open(kind, clip) for kind in KINDS}
-        | {f"neurons/{layer}": door.open("neurons", clip, str(layer)) for layer in params.second_order.layers}
-        | {f"embeddings/{name}": door.open("embeddings", clip, name) for name in [*params.texts.names, "zeroshot"]}
-        for clip in params.clips
-    }
-    classifiers = {
-        name: {
-            kind: door.open(kind, name)
-            for kind in (*VISUAL, *(["reference_sets"] if name in params.reference_sets.models else []))
-        }
-        for name in params.classifiers
-    }
-    build_report(door.path("out"), images, models, classifiers)
+@through(STAGE)
+def main(door: Doorway) -> None:
+    """Write the folder report of what the sections need, as far as the params have it made."""
+    params = door.params.model_dump(mode="json")
+    found = {kind: {name: {} for name in params[f"{kind}s"]} for kind in ("clip", "classifier")}
+    images = {}
+    for need, stages in FEEDS.items():
+        kind = "clip" if "{model}" in need else "classifier"
+        for stage in stages:
+            for instance in stage.instances(params):
+                first, *below = stage.filled(stage.out, instance, params).split("/")
+                if "model" not in instance:
+                    images["/".join(below)] = door.opened(first, *below)
+                elif (model := instance["model"]) in found[kind]:
+                    part = "/".join([first, *(name for name in below if name != model)])
+                    found[kind][model][part] = door.opened(first, *below)
+    build_report(door.path("out"), images, found["clip"], found["classifier"])
 
 
 if __name__ == "__main__":

@@ -1,19 +1,34 @@
 """Stage roles: what each head is about, checked against its ablation; images per description; neighbours per head."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from optogram.errors import DataError
-from optogram.methods.ablation import ablate_heads
-from optogram.methods.roles import agreement, measured_roles, named_roles, neighbours, top_images
-from stages.doorway import Doorway, run
+from optogram.methods.heads.mean_ablation import ablate_heads
+from optogram.methods.heads.roles import fall_tests, measured_roles, named_roles, neighbours, top_images, truth
+from optogram.metrics.headline import beside_chance
+from optogram.pipeline.stage import Input, Stage
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "roles",
+    family="heads",
+    desc="Roles of heads in {model}, checked against their ablation; retrieval (Figures 2.4, 2.5)",
+    over={"model": "clips"},
+    inputs=(
+        Input("contributions", "contributions/{model}", ("eval", "reference")),
+        Input("embeddings", "embeddings/{model}"),
+        Input("textspan", "textspan/{model}"),
+        Input("images", "images/eval"),
+    ),
+    switch="roles",
+    out="roles/{model}",
+    params=("seed", "roles"),
+    metrics=True,
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write roles/<model>."""
-    paths = ("contributions", "embeddings", "textspan", "images", "out", "metrics")
-    door = Doorway("roles", argv, paths=paths, sections=("seed", "roles"))
     options, images = door.params.roles, door.open("images")
     evaluated, reference = door.open("contributions", "eval"), door.open("contributions", "reference")
     spans = door.open("textspan").isel(pool=0, drop=False).load()
@@ -29,29 +44,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     near = neighbours(evaluated, queries, options.neighbours, layers=layers, centred=True)
     top = top_images(evaluated, spans.rename(direction="directions"), texts.embedding.values, options.images)
 
-    found = ablated[["accuracy_drop", "margin_drop"]].assign(
-        named=named.named,
-        name_score=named.score.reindex(attribute=names, fill_value=0.0),
-        measured=measured["accuracy"],
-        measured_by_margin=measured["margin"],
-        top_image=top.top_image,
-        top_score=top.score.fillna(0),
-        neighbour=near.neighbour.rename(k="near"),
-        neighbour_score=near.score.rename(k="near"),
+    found = (
+        ablated[["accuracy_drop", "margin_drop", "lost", "gained", "count"]]
+        .merge(fall_tests(ablated))
+        .assign(
+            named=named.named,
+            name_score=named.score.reindex(attribute=names, fill_value=0.0),
+            measured=measured["accuracy"],
+            measured_by_margin=measured["margin"],
+            top_image=top.top_image,
+            top_score=top.score,
+            neighbour=near.neighbour.rename(k="near"),
+            neighbour_score=near.score.rename(k="near"),
+        )
     )
     found = found.assign_coords(query=images.image.values[queries])
-    metrics: dict[str, object] = {"named": int((named.named != "").sum())}
-    try:
-        if len(names) == 1:
-            raise DataError(f"the images are labelled by {names[0]} only, so there are no roles to tell apart.")
-        for by, suffix in (("accuracy", ""), ("margin", "_by_margin")):
-            truth = agreement(named.named, measured[by], seed=door.params.seed, permutations=options.permutations)
-            metrics |= {f"{name}{suffix}": value for name, value in truth._asdict().items()}
-    except DataError as error:
-        metrics["truth_skipped"] = str(error)
-    found.attrs |= metrics
+    checked = truth(named.named, measured, names, seed=door.params.seed, permutations=options.permutations)
+    found.attrs |= checked
     door.write(found, "Roles of heads")
-    door.write_metrics(metrics)
+    by, suffix = ("accuracy", "") if "agreement" in checked else ("margin", "_by_margin")
+    door.write_metrics(
+        beside_chance(f"heads whose role by {by} is their named one", checked, of="heads", suffix=suffix)
+    )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,24 @@
 """Stage scenes: render one split of scenes, shard by shard."""
 
-from collections.abc import Sequence
-
 from optogram.data.scenes import Scenes
-from stages.doorway import Doorway, run
+from optogram.pipeline.stage import Stage
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "scenes",
+    family="images",
+    desc="Render scenes whose every label and mask is known (split {split})",
+    over={"split": "scenes.splits"},
+    options=("split",),
+    out="images/{split}",
+    params=("seed", "scenes.bias", "scenes.strong_bias", "scenes.shard", "scenes.splits.{split}"),
+    exact=True,
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write images/<split>."""
-    sections = ("seed", "scenes.bias", "scenes.strong_bias", "scenes.shard", "scenes.splits.{split}")
-    door = Doorway("scenes", argv, paths=("out",), sections=sections, options=("split",))
     scenes, split = door.params.scenes, door.args.split
     bias = {"train": scenes.bias, "train_biased": scenes.strong_bias}.get(split, 0.0)
     # of the two, what the split is not drawn with is no part of what it is: the bytes of the others stay as they were

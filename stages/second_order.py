@@ -1,16 +1,31 @@
 """Stage second_order: cache the second-order effects of one MLP's neurons on one split, shard by shard (eq. 3.3)."""
 
-from collections.abc import Sequence
-
 from optogram.decompose.cache import caching_effects
+from optogram.pipeline.stage import Input, Stage
 from optogram.store.cluster import Once
-from stages.doorway import Doorway, run
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "second_order",
+    family="neurons",
+    desc="Cache the second-order effects of layer {layer}'s neurons in {model} on images/{split} (eq. 3.3)",
+    over={"model": "clips", "split": "second_order.splits", "layer": "second_order.layers"},
+    options=("layer",),
+    inputs=(
+        Input("model", "models/{model}"),
+        Input("images", "images/{split}"),
+    ),
+    switch="second_order",
+    out="second_order/{model}/{split}/{layer}",
+    params=("second_order.shard", "second_order.batch"),
+    pool="gpu",
+    retries=2,
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write second_order/<model>/<split>/<layer>."""
-    sections = ("second_order.shard", "second_order.batch")
-    door = Doorway("second_order", argv, paths=("model", "images", "out"), sections=sections, options=("layer",))
     options, total = door.params.second_order, door.open("images").sizes["image"]
     inputs = door.folder("model").absolute(), door.path("images").absolute()
     compute = Once(caching_effects, *inputs, int(door.args.layer), options.batch, door.params.device)

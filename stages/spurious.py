@@ -1,24 +1,39 @@
 """Stage spurious: ablate the heads whose descriptions name the spurious cue, and see the groups (Table 2.3)."""
 
-from collections.abc import Sequence
+import math
 
-import xarray as xr
+from optogram.methods.heads.roles import named_roles
+from optogram.methods.heads.spurious import debias, spurious_heads
+from optogram.metrics.headline import Headline
+from optogram.pipeline.stage import Input, Stage
+from stages.doorway import Doorway, Skipped, run, through
 
-from optogram.methods.roles import named_roles
-from optogram.methods.spurious import debias, spurious_heads
-from stages.doorway import Doorway, run
+STAGE = Stage(
+    "spurious",
+    family="heads",
+    desc="Ablate the heads of {model} that its texts name as the spurious cue (Table 2.3)",
+    over={"model": "clips"},
+    inputs=(
+        Input("contributions", "contributions/{model}", ("${spurious.split}", "reference")),
+        Input("embeddings", "embeddings/{model}"),
+        Input("textspan", "textspan/{model}"),
+        Input("images", "images/${spurious.split}"),
+    ),
+    switch="spurious",
+    out="spurious/{model}",
+    params=("seed", "spurious"),
+    metrics=True,
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write spurious/<model>."""
-    paths = ("contributions", "embeddings", "textspan", "images", "out", "metrics")
-    door = Doorway("spurious", argv, paths=paths, sections=("seed", "spurious"))
     options, images = door.params.spurious, door.open("images")
     if "group" not in images:
-        reason = f"images/{options.split} have no known groups: a spurious cue needs images labelled by class and cue."
-        door.write(xr.Dataset(attrs={"skipped": reason}), "Spurious cue")
-        door.write_metrics({"skipped": reason})
-        return
+        raise Skipped(
+            f"images/{options.split} have no known groups: a spurious cue needs images labelled by class and cue."
+        )
     spans = door.open("textspan").isel(pool=0).load()
     texts = door.open("embeddings", str(spans.pool.values))
     chosen = spurious_heads(named_roles(spans, texts.attribute.values), options.attribute)
@@ -37,12 +52,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         draws=options.draws,
     )
     door.write(found.assign_attrs(attribute=options.attribute), "Spurious cue")
-    door.write_metrics(
-        {
-            str(name): {"overall": float(one.overall), "worst_group": float(one.worst)}
-            for name, one in ((name, found.sel(ablation=name)) for name in found.ablation.values)
-        }
+    worst = {str(name): float(value) for name, value in zip(found.ablation.values, found.worst.values, strict=True)}
+    headline = Headline(
+        f"accuracy of the worst group without the heads of {options.attribute}",
+        value=worst["chosen"],
+        of=int(found["count"].sum()),
+        versus="without as many random heads",
+        versus_value=worst.get("same size mean", math.nan),
+        yardstick=worst["base"],
     )
+    door.write_metrics(headline.columns())
 
 
 if __name__ == "__main__":

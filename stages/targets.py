@@ -1,40 +1,56 @@
 """Stage targets: what is visualised of a classifier, and the references of each (sections 3.2.2, A.3, B.3)."""
 
-from collections.abc import Sequence
-from typing import Any
-
-from optogram.methods.relevance import Attributor
-from optogram.methods.targets import find_targets
-from optogram.models.classifier_folder import load_classifier_folder
-from stages.doorway import Doorway, run
+from optogram.decompose.relevance import Attributor
+from optogram.methods.visualisation.targets import TargetOptions, find_targets
+from optogram.models.loading.classifier_folders import load_classifier_folder
+from optogram.pipeline.stage import Input, Stage
+from stages.doorway import Doorway, run, through
 from stages.visualising import reference_split
 
-ONLY_CLASSES = {"circuit_classes": 0, "concept_classes": 0, "split_neurons": 0}
+STAGE = Stage(
+    "targets",
+    family="visualisation",
+    desc="What is visualised of the classifier {model}, and the reference images of each (sections 3.2.2, A.3, B.3)",
+    over={"model": "classifiers"},
+    options=("model",),
+    inputs=(
+        Input("models", "models", ("{model}",)),
+        Input("images", "images"),
+    ),
+    switch="targets",
+    out="targets/{model}",
+    params=("seed", "train_classifier.models", "targets", "vital.relevance"),
+    pool="gpu",
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write targets/<model>."""
-    sections = ("seed", "train_classifier.models", "targets", "vital.relevance")
-    door = Doorway("targets", argv, paths=("models", "images", "out"), sections=sections, options=("model",))
     options, images = door.params.targets, door.open("images", reference_split(door))
-    side = min(images.sizes["y"], images.sizes["x"])
-    own = {"inner", "split", "patch", "stride", "images", "layer", "neurons"}
-    kept: dict[str, Any] = options.model_dump(exclude=own)
-    if options.inner is not None and door.args.model not in options.inner:
-        kept |= ONLY_CLASSES
-    classifier = load_classifier_folder(door.folder("models", door.args.model), device=door.params.device)
-    found = find_targets(
-        classifier,
-        images,
-        relevance=Attributor(classifier.model, door.params.vital.relevance),
-        patch=round(options.patch * side),
-        stride=max(1, round(options.stride * side)),
-        images_limit=options.images,
-        seed=door.params.seed,
+    inner = options.inner is None or door.args.model in options.inner
+    sought = TargetOptions(
+        patch=options.patch,
+        stride=options.stride,
         layer=options.layer.get(door.args.model),
+        references=options.references,
+        facets=options.facets,
+        images=options.images,
+        circuits=options.circuits,
+        circuit_classes=options.circuit_classes if inner else 0,
         neurons=options.neurons.get(door.args.model, []),
-        **kept,
+        concepts=options.concepts,
+        concept_classes=options.concept_classes if inner else 0,
+        concept_rank=options.concept_rank,
+        splits=options.splits,
+        split_neurons=options.split_neurons if inner else 0,
+        split_patches=options.split_patches,
+        shown=options.shown,
+        batch=options.batch,
     )
+    classifier = load_classifier_folder(door.folder("models", door.args.model), device=door.params.device)
+    relevance = Attributor(classifier.model, door.params.vital.relevance)
+    found = find_targets(classifier, images, sought, relevance=relevance, seed=door.params.seed)
     found.attrs["split"] = reference_split(door)
     door.write(found, "Targets of feature visualisation")
 

@@ -1,14 +1,25 @@
 """Stage texts: write one of the built-in text pools."""
 
-from collections.abc import Sequence
-
 from optogram.data.pools import COUNT, pool
-from stages.doorway import Doorway, run
+from optogram.pipeline.stage import Input, Stage
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "texts",
+    family="images",
+    desc="Write the text pool {pool}",
+    over={"pool": "texts.pools"},
+    options=("pool",),
+    inputs=(Input("images", "images/reference"),),
+    out="texts/{pool}",
+    params=("texts.words", "texts.random"),
+    exact=True,
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write texts/<pool>."""
-    door = Doorway("texts", argv, paths=("images", "out"), sections=("texts.words", "texts.random"), options=("pool",))
     count = getattr(door.params.texts, door.args.pool, COUNT)
     door.write(pool(door.args.pool, images=door.open("images"), count=count), f"Text pool {door.args.pool}")
 

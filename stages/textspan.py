@@ -1,17 +1,32 @@
 """Stage textspan: text descriptions that span each head's outputs (Algorithm 1, Figure 2.3)."""
 
-from collections.abc import Sequence
+import math
 
-from optogram.methods.describe import describe
-from stages.doorway import Doorway, run
+from optogram.methods.heads.descriptions import describe
+from optogram.metrics.headline import Headline
+from optogram.pipeline.stage import Input, Stage
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "textspan",
+    family="heads",
+    desc="Text descriptions that span each head's outputs in {model} (Algorithm 1, Figure 2.3)",
+    over={"model": "clips"},
+    inputs=(
+        Input("contributions", "contributions/{model}", ("eval", "reference")),
+        Input("embeddings", "embeddings/{model}"),
+        Input("images", "images/eval"),
+    ),
+    switch="textspan",
+    out="textspan/{model}",
+    params=("texts.pools", "texts.files", "textspan.layers", "textspan.rank", "textspan.size", "textspan.sizes"),
+    metrics=True,
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write textspan/<model>."""
-    paths = ("contributions", "embeddings", "images", "out", "metrics")
-    keys = (f"textspan.{key}" for key in ("layers", "rank", "size", "sizes"))
-    sections = ("texts.pools", "texts.files", *keys)
-    door = Doorway("textspan", argv, paths=paths, sections=sections)
     options, images = door.params.textspan, door.open("images")
     found = describe(
         door.open("contributions", "reference"),
@@ -26,21 +41,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         rank=options.rank,
     )
     door.write(found, "Text descriptions of heads")
-    door.write_metrics(
-        {
-            "explained": {
-                pool: float(found.variance.sel(pool=pool).sum() / found.total_variance.sum())
-                for pool in map(str, found.pool.values)
-            },
-            "accuracy": {
-                pool: {
-                    str(size): float(found.accuracy.sel(pool=pool, size=size).mean()) for size in found["size"].values
-                }
-                for pool in map(str, found.pool.values)
-            },
-            "base_accuracy": float(found.base_accuracy.mean()),
-        }
+    accuracy = found.accuracy.isel(size=-1).mean("attribute")
+    first, *others = map(str, found.pool.values)
+    headline = Headline(
+        f"accuracy, heads as {int(found['size'][-1])} {first}",
+        value=float(accuracy[0]),
+        of=int(found["count"].max()),
+        versus="as many random directions",
+        versus_value=float(accuracy.sel(pool="random")) if "random" in others else math.nan,
+        yardstick=float(found.base_accuracy.mean()),
     )
+    door.write_metrics(headline.columns())
 
 
 if __name__ == "__main__":

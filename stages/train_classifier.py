@@ -1,30 +1,42 @@
 """Stage train_classifier: train a classifier on images/<split> and write its model folder."""
 
-from collections.abc import Sequence
-
-from optogram.models.architectures import for_classes
-from optogram.models.classifier_folder import save_classifier
-from optogram.models.train_classifier import train_classifier
+from optogram.models.loading.architectures import for_classes
+from optogram.models.loading.classifier_folders import save_classifier
+from optogram.models.training.classifier import train_classifier
+from optogram.pipeline.stage import Input, Stage
 from optogram.progress import counted
-from stages.doorway import Doorway, run
+from stages.doorway import Doorway, run, through
+from stages.recipes import recipe_of
+
+STAGE = Stage(
+    "train_classifier",
+    family="models",
+    desc="Train the classifier {model} on images/{model.split} (its checkpoint is shipped for the demo)",
+    over={"model": "train_classifier.models"},
+    options=("model",),
+    inputs=(Input("images", "images/{model.split}"),),
+    out="models/{model}",
+    params=("seed", "train_classifier.models.{model}"),
+    shipped=True,
+    pool="gpu",
+    retries=1,
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write models/<model>."""
-    sections = ("seed", "train_classifier.models.{model}")
-    door = Doorway("train_classifier", argv, paths=("images", "out"), sections=sections, options=("model",))
     training, images = door.params.train_classifier.models[door.args.model], door.open("images")
-    # a small album has fewer images than a batch, or fewer steps than the warmup
-    batch = min(training.batch, images.sizes["image"])
-    steps = training.epochs * (images.sizes["image"] // batch)
+    recipe = recipe_of(training, images=images.sizes["image"], seed=door.params.seed)
     title = f"Classifier {door.args.model}"
     with door.scratch(title) as scratch, counted(f"Training {title}", "images") as tell:
         classifier = train_classifier(
             images,
-            **training.model_dump(exclude={"split", "batch", "warmup"}),
-            batch=batch,
-            warmup=min(training.warmup, max(1, steps // 10)),
-            seed=door.params.seed,
+            recipe,
+            spec=training.spec,
+            arguments=training.arguments,
+            attribute=training.attribute,
+            flips=training.flips,
             device=door.params.device,
             scratch=scratch,
             progress=tell,

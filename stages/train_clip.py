@@ -1,33 +1,42 @@
 """Stage train_clip: train a CLIP on images/train and write its model folder."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from optogram.models.folder import BYTES_AND_MARKS, save_clip
-from optogram.models.train import train_clip
-from optogram.params import Training
+from optogram.models.loading.clip_folders import BYTES_AND_MARKS, save_clip
+from optogram.models.training.clip import train_clip
+from optogram.params.models import Training
+from optogram.pipeline.stage import Input, Stage
 from optogram.progress import counted
-from stages.doorway import Doorway, run
+from stages.doorway import Doorway, run, through
+from stages.recipes import recipe_of
+
+STAGE = Stage(
+    "train_clip",
+    family="models",
+    desc="Train the CLIP {model} on images/train (its checkpoint is shipped for the demo)",
+    over={"model": "train_clip.models"},
+    options=("model",),
+    inputs=(Input("images", "images/train"),),
+    out="models/{model}",
+    params=("seed", "train_clip.models.{model}"),
+    shipped=True,
+    pool="gpu",
+    retries=1,
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write models/<model>."""
-    sections = ("seed", "train_clip.models.{model}")
-    door = Doorway("train_clip", argv, paths=("images", "out"), sections=sections, options=("model",))
     training, images = door.params.train_clip.models[door.args.model], door.open("images")
-    schedule = training.model_dump(include={"epochs", "texts_per_image", "learning_rate", "weight_decay"})
-    # a small album has fewer images than a batch, or fewer steps than the warmup
-    batch = min(training.batch, images.sizes["image"])
-    steps = training.epochs * (images.sizes["image"] // batch)
+    recipe = recipe_of(training, images=images.sizes["image"], seed=door.params.seed)
     title = f"CLIP {door.args.model}"
     with door.scratch(title) as scratch, counted(f"Training {title}", "images") as tell:
         clip = train_clip(
             images,
+            recipe,
             architecture=architecture(training, images.sizes["y"]),
-            **schedule,
-            batch=batch,
-            warmup=min(training.warmup, max(1, steps // 10)),
-            seed=door.params.seed,
+            texts_per_image=training.texts_per_image,
             device=door.params.device,
             scratch=scratch,
             progress=tell,

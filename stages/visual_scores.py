@@ -1,19 +1,38 @@
 """Stage visual_scores: how good the pictures of a classifier's targets are (section 4.2, Tables 1 to 3, Figure 6)."""
 
-from collections.abc import Sequence
-
 import xarray as xr
 
-from optogram.methods.prototypes import references
-from optogram.methods.visual_scores import score_table, visual_scores
-from stages.doorway import Doorway, run
-from stages.judging import SECTIONS, judges_of, second_of
+from optogram.methods.visualisation.prototypes import references
+from optogram.methods.visualisation.scores import headline, visual_scores
+from optogram.pipeline.stage import Input, Stage
+from stages.doorway import Doorway, run, through
+from stages.judging import judges_of, second_of
+
+STAGE = Stage(
+    "visual_scores",
+    family="visualisation",
+    desc="How good the pictures of {model} are (section 4.2, Tables 1 to 3, Figure 6)",
+    over={"model": "classifiers"},
+    options=("model",),
+    inputs=(
+        Input("models", "models"),
+        Input("targets", "targets/{model}"),
+        Input("vital", "vital/{model}"),
+        Input("baselines", "baselines/{model}"),
+        Input("embeddings", "embeddings/${visual_scores.clip}", ("zeroshot",)),
+        Input("images", "images"),
+    ),
+    switch="visual_scores",
+    out="visual_scores/{model}",
+    params=("seed", "classifiers", "train_classifier.models", "visual_scores"),
+    metrics=True,
+    pool="gpu",
+)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@through(STAGE)
+def main(door: Doorway) -> None:
     """Write visual_scores/<model>."""
-    paths = ("models", "targets", "vital", "baselines", "embeddings", "images", "out", "metrics")
-    door = Doorway("visual_scores", argv, paths=paths, sections=("seed", *SECTIONS), options=("model",))
     targets = door.open("targets").load()
     trained = door.open("images", str(targets.attrs["split"]))
     pictures = [door.open(name)[["pixels", "status"]].load() for name in ("vital", "baselines")]
@@ -31,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     found.attrs |= {"clip": door.params.visual_scores.clip, "second": second_of(door) or ""}
     door.write(found, "Scores of the visualisations")
-    door.write_metrics({row.pop("method"): row for row in score_table(found)})
+    door.write_metrics(headline(found).columns())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """For the stages of feature visualisation: what several of them take from params."""
 
-from typing import Any
-
 from stages.doorway import Doorway
 
 
@@ -13,10 +11,3 @@ def reference_split(door: Doorway) -> str:
     trained = door.params.train_classifier.models.get(door.args.model)
     splits = [*door.params.scenes.splits, *door.params.photos.splits]
     return trained.split if trained else "train" if "train" in splits else "reference"
-
-
-def vital_options(door: Doorway, model: str) -> dict[str, Any]:
-    """What `optogram.methods.vital.vital` takes of the params, beside the steps, layers and relevance."""
-    vital = door.params.vital
-    chosen = vital.model_dump(include={"canvas", "learning_rate", "decay", "tv", "l2"})
-    return {**chosen, "weights": vital.weights.get(model), "jitter_share": vital.jitter}

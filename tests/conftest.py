@@ -4,12 +4,60 @@
 import stages  # noqa: F401
 
 import pytest
-import tiny
 import torch
+from jaxtyping import config, install_import_hook
 
-from tests.ssh_server import ssh_server  # noqa: F401
+from ssh_server import ssh_server  # noqa: F401
 
 torch.set_num_threads(1)
+
+CHECKED = (
+    *("store", "catalog", "data", "decompose", "methods", "metrics", "params", "pipeline", "study"),
+    *(f"models.{name}" for name in ("loading", "batches", "layers", "linear_head", "places", "text_embeddings")),
+)
+"""The modules whose annotations `--shapes` holds calls to; not yet those of training, the report and the commands."""
+
+TOGETHER = (
+    "tests/stages/",
+    "tests/report/",
+    "tests/flows/",
+    "tests/e2e/test_pipeline.py",
+    "tests/pipeline/test_warm.py",
+)
+"""Tests that share a costly fixture: stages' inputs, findings, Prefect's server, the pipeline, the warm parent."""
+
+
+def pytest_addoption(parser, pluginmanager):
+    """`--shapes`: every call of the library is held to its annotations, the shapes and dtypes of arrays among them.
+
+    The hook has to stand before the first module of a room is imported, as the conftests of folders do. So the option
+    is looked for here, before pytest has parsed it, and fixtures below import helpers when they run.
+    """
+    parser.addoption("--shapes", action="store_true", help="check optogram's annotations, shapes of arrays included")
+    if "--shapes" in pluginmanager.get_plugin("pytestconfig").invocation_params.args:
+        # an int is a float, as PEP 484 and pyright have it
+        checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+        install_import_hook([f"optogram.{room}" for room in CHECKED], checker)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadgroup`, tests that share a costly fixture run in one worker, which makes it once.
+
+    xdist's own way, a mark, groups nothing with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return next((place for place in TOGETHER if nodeid.startswith(place)), nodeid)
+
+    return Together(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+def pytest_runtest_setup(item):
+    """Tests of the errors that name wrong shapes pass what annotations forbid, and meet no check before these."""
+    config.update("jaxtyping_disable", item.get_closest_marker("misfits") is not None)
 
 
 @pytest.fixture
@@ -22,12 +70,16 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def tiny_made(tmp_path_factory):
     """A tiny git and DVC repository, run once; only for `tiny_repository`."""
+    import tiny
+
     return tiny.make(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
 def tiny_repository(tiny_made, tmp_path, monkeypatch):
     """A copy of the tiny repository to do harm to, hardlinks into its cache kept; the working directory."""
+    import tiny
+
     folder = tiny.copy(tiny_made, tmp_path / "repository")
     monkeypatch.setenv("PYTHONPATH", str(tiny.ROOT))
     monkeypatch.chdir(folder)

@@ -84,6 +84,10 @@ def prompts(attribute: str, value: str) -> list[str]:
     """Zero-shot prompts that state the one value and no other: their embeddings are averaged into its classifier.
 
     Raises ParamError for an unknown attribute or value.
+
+    >>> from optogram.data import prompts
+    >>> prompts("colour", "red")[:2]
+    ['a photo of a red object', 'a photo of red objects']
     """
     if attribute not in _ATTRIBUTES:
         known = ", ".join(_ATTRIBUTES)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from optogram.data.image_makers import mentions
+from optogram.data.network import hub_access
 from optogram.errors import DataError, ModelError, ParamError
-from optogram.hub import hub_access
 from optogram.progress import say
 
 Describer = Callable[[Sequence[str], str, Sequence[str], int, int], list[str]]
@@ -49,6 +49,10 @@ def describer(name: str, *, device: Any = "cpu") -> Describer:
     """The describer that params.yaml names: "grammar", or "transformers:" and a model's name or folder.
 
     device: where a language model runs. Raises ParamError for any other name, ModelError as `transformers_describer`.
+
+    >>> from optogram.data import describer
+    >>> describer("grammar")(["an object on grass"], "a circle", [], 1, 0)
+    ['an image of a circle with an object on grass']
     """
     kind, _, model = name.partition(":")
     if name == "grammar":
@@ -64,6 +68,10 @@ def grammar(phrases: Sequence[str], own: str, avoid: Sequence[str], count: int, 
     One to four phrases each, at random, without repetition; the first phrase is taken most often, the odds fall
     evenly to those of the last. Phrases that name what is to be avoided are left out. With no phrases, the class
     alone. There may be fewer than `count`, as many as were found in 20 tries each.
+
+    >>> from optogram.data import grammar
+    >>> grammar(["striped objects", "an object on grass"], "a circle", [], 2, 0)[0]
+    'an image of a circle with striped objects and an object on grass'
     """
     plain = [_PREFIX.sub("", phrase).rstrip(".") for phrase in phrases if not mentions(phrase, avoid)]
     plain = list(dict.fromkeys(phrase[:1].lower() + phrase[1:] for phrase in plain))
@@ -122,6 +130,12 @@ def parsed_descriptions(text: str, own: str, avoid: Sequence[str]) -> list[str]:
 
     A line is one that mentions `own` (its article aside) and nothing to avoid, is printable, has at most 300
     characters, and does not end with a colon, as announcements of a list do.
+
+    >>> from optogram.data import parsed_descriptions
+    >>> parsed_descriptions('1. "A circle on grass"', "a circle", ["star"])
+    ['A circle on grass']
+    >>> parsed_descriptions("- A circle and a star", "a circle", ["star"])
+    []
     """
     noun = re.sub(r"^(?:an?|one)\s+", "", own)
     found: dict[str, None] = {}

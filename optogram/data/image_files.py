@@ -6,28 +6,35 @@ import stat
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
+from optogram.data.layout import LISTED, Bad, ImageFile, hidden, lay_out, level_of, printable
+from optogram.data.network import hub_access
+from optogram.data.spelling import plain
+from optogram.data.zips import FILE_BYTES, zip_entries
 from optogram.errors import DataError
-from optogram.hub import hub_access
 
 HUB = "hf:"
 # raster formats only: PIL's EPS reader starts another program
 Image.init()
-FORMATS = [name for name in ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF") if name in Image.OPEN]
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".avif")
-SUFFIXES += (".ppm", ".pgm", ".pbm", ".pnm")
-LEVELS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-LEVELS |= {"val": "val", "valid": "val", "validation": "val"}
-FILE_BYTES = 256 << 20
+FORMATS = [name for name in ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "AVIF") if name in Image.OPEN]
+_LABEL_TYPES = {
+    "string",
+    "large_string",
+    "bool",
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+}
+# tags of TIFF, and a value of the second and of the third
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+WHITE_IS_ZERO, SIGNED = 0, 2
 TURNS = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT,),
     3: (Image.Transpose.ROTATE_180,),
@@ -38,25 +45,20 @@ TURNS = {
     8: (Image.Transpose.ROTATE_90,),
 }
 
-Bad = list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """One file: its stable id, the level it is under ("train", "test", "val" or ""), and its class folder's name."""
-
-    id: str
-    level: str
-    folder: str
-
 
 @dataclass
 class ImageFiles:
-    """The files of one source, sorted by id; what is no usable file, with why; and how to get at their bytes."""
+    """The files of one source, sorted by id; what is no usable file, with why; and how to get at their bytes.
+
+    `mark`: something that is equal for files of equal content, and cheap to know: their size, say.
+    `notes`: what a person should know of what is not used, a sentence each.
+    """
 
     files: list[ImageFile]
     bad: Bad
     reading: Callable[[], AbstractContextManager[Callable[[ImageFile], bytes]]] = field(repr=False)
+    mark: Callable[[ImageFile], Hashable] = field(repr=False)
+    notes: list[str] = field(default_factory=list)
 
 
 def find_images(source: str | Path, *, label_column: str | None = None) -> ImageFiles:
@@ -67,10 +69,16 @@ def find_images(source: str | Path, *, label_column: str | None = None) -> Image
     if str(source).startswith(HUB):
         return _hub_dataset(str(source), label_column)
     path = Path(source)
-    if path.is_dir():
-        saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
-        return _saved_dataset(path, label_column) if saved else _folder(path)
-    if path.is_file():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise DataError(
+            f"{source}: cannot be reached ({error.strerror}). Expected a folder or zip of class folders: check its "
+            "name and the permissions of the folders above it."
+        ) from error
+    if is_folder:
+        return _saved_dataset(path, label_column) if _is_saved(path) else _folder(path)
+    if is_file:
         return _zip(path)
     raise DataError(
         f"{source}: no such folder or zip. Expected a folder or zip of class folders, a folder written by "
@@ -78,18 +86,56 @@ def find_images(source: str | Path, *, label_column: str | None = None) -> Image
     )
 
 
+def _is_saved(path: Path) -> bool:
+    """Whether `datasets` save_to_disk wrote the folder; a state.json alone may be anything's."""
+    kinds = (("dataset_dict.json",), ("state.json", "dataset_info.json"))
+    return any(all((path / name).is_file() for name in names) for names in kinds)
+
+
 def _folder(root: Path) -> ImageFiles:
-    names = sorted(_walk(root, "", ()))
+    layout = lay_out(_walk(root, "", ()), root)
 
     @contextmanager
     def reading() -> Iterator[Callable[[ImageFile], bytes]]:
         yield lambda file: _read_regular(root / file.id)
 
-    return ImageFiles(*_classify(names), reading)
+    def mark(file: ImageFile) -> Hashable:
+        try:
+            return (root / file.id).stat().st_size
+        except OSError:  # a broken link; reading it says so
+            return file.id
+
+    return ImageFiles(layout.files, layout.bad, reading, mark, _others_note(layout.others))
+
+
+def _zip(path: Path) -> ImageFiles:
+    entries = zip_entries(path)
+    layout = lay_out([*entries.files, *entries.folders], path)
+
+    @contextmanager
+    def reading() -> Iterator[Callable[[ImageFile], bytes]]:
+        with zipfile.ZipFile(path) as archive:
+            yield lambda file: archive.read(entries.files[file.id])
+
+    def mark(file: ImageFile) -> Hashable:
+        info = entries.files[file.id]
+        return info.file_size, info.CRC
+
+    return ImageFiles(layout.files, entries.bad + layout.bad, reading, mark, _others_note(layout.others))
+
+
+def _others_note(names: list[str]) -> list[str]:
+    shown = ", ".join(map(printable, names[:LISTED])) + (", …" if len(names) > LISTED else "")
+    return (
+        [f"{len(names):,} file{' is' if len(names) == 1 else 's are'} no image and left out: {shown}"] if names else []
+    )
 
 
 def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Names of the files under a folder; links are followed, except one that leads back into itself."""
+    """Names of the files under a folder, and of its folders, with '/' at their end.
+
+    Links are followed, except one that leads back into itself.
+    """
     try:
         status = folder.stat()
         here = (status.st_dev, status.st_ino)
@@ -101,7 +147,8 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
             is_folder = entry.is_dir()
         except OSError:  # a link to itself
             is_folder = False
-        if is_folder and not _hidden(entry.name):
+        if is_folder and not hidden(entry.name):
+            yield f"{prefix}{entry.name}/"
             yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*above, here))
         elif not is_folder:
             yield prefix + entry.name
@@ -114,81 +161,6 @@ def _read_regular(path: Path) -> bytes:
     if status.st_size > FILE_BYTES:
         raise DataError(f"{status.st_size:,} bytes, more than {FILE_BYTES:,}")
     return path.read_bytes()
-
-
-def _zip(path: Path) -> ImageFiles:
-    """A zip is read in memory and never unpacked, so no name in it can reach outside; unsafe names are refused."""
-    entries: dict[str, zipfile.ZipInfo] = {}
-    bad: Bad = []
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise DataError(
-            f"{path}: not a readable zip ({error}). Expected a folder or a zip of class folders; "
-            "check that the download is complete."
-        ) from error
-    for info in infos:
-        name = info.filename.replace("\\", "/")
-        if info.is_dir():
-            continue
-        if info.flag_bits & 0x1:
-            raise DataError(f"{path}: encrypted ({name}). Unpack it with its password and give the folder instead.")
-        if ".." in name.split("/") or name.startswith("/") or name[1:2] == ":":
-            bad.append((name, "unsafe name: absolute, or with '..'"))
-        elif not _is_image_name(name):
-            continue
-        elif name in entries:
-            bad.append((name, "second entry of this name"))
-        elif info.file_size > FILE_BYTES:
-            bad.append((name, f"{info.file_size:,} bytes unpacked, more than {FILE_BYTES:,}"))
-        else:
-            entries[name] = info
-
-    @contextmanager
-    def reading() -> Iterator[Callable[[ImageFile], bytes]]:
-        with zipfile.ZipFile(path) as archive:
-            yield lambda file: archive.read(entries[file.id])
-
-    files, misplaced = _classify(sorted(entries))
-    return ImageFiles(files, bad + misplaced, reading)
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _is_image_name(name: str) -> bool:
-    return not any(map(_hidden, name.split("/"))) and PurePosixPath(name).suffix.lower() in SUFFIXES
-
-
-def _classify(names: list[str]) -> tuple[list[ImageFile], Bad]:
-    """Split '/'-separated names into level, class folder and file; a single folder around everything is looked into."""
-    names = [name for name in names if _is_image_name(name)]
-    paths = {name: name.split("/") for name in names}
-    while all(len(parts) > 2 for parts in paths.values()) and len({parts[0] for parts in paths.values()}) == 1:
-        if next(iter(paths.values()))[0].lower() in LEVELS:
-            break
-        paths = {name: parts[1:] for name, parts in paths.items()}
-    levelled = any(len(parts) > 2 and parts[0].lower() in LEVELS for parts in paths.values())
-    files: list[ImageFile] = []
-    bad: Bad = []
-    for name, parts in paths.items():
-        level = LEVELS.get(parts[0].lower()) if levelled else ""
-        rest = parts[1:] if levelled else parts
-        if level is None:
-            bad.append((_printable(name), "not under train/, val/ or test/, as other images are"))
-        elif len(rest) < 2:
-            bad.append((_printable(name), "not in a class folder"))
-        elif _printable(name) != name:
-            bad.append((_printable(name), "name is not valid UTF-8"))
-        else:
-            files.append(ImageFile(name, level, rest[0]))
-    return files, bad
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _hub_dataset(source: str, label_column: str | None) -> ImageFiles:
@@ -221,31 +193,30 @@ def _saved_dataset(path: Path, label_column: str | None) -> ImageFiles:
 def _rows(loaded: Any, source: str, label_column: str | None) -> ImageFiles:
     """The rows of a Hugging Face dataset as files: ids are `<split>/<row>`, or `<row>` when it has no splits."""
     import datasets
+    import pyarrow.compute
 
+    arrow: Any = pyarrow.compute
     splits = dict(loaded) if isinstance(loaded, dict) else {"": loaded}
+    levels = _split_levels(list(splits), source)
     lock = threading.Lock()
     encoded: dict[str, tuple[Any, int]] = {}
-    files: list[ImageFile] = []
-    bad: Bad = []
-    for split, table in sorted(splits.items()):
-        features = table.features
-        images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-        labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-        column = label_column or next((name for name in ("label", *labels) if name in features), None)
-        if not images or column not in features:
-            raise DataError(
-                f"{source}: expected a column of images and one of labels, found {', '.join(features)}. "
-                "Name the label column with `label_column`."
-            )
-        pictures = table.cast_column(images[0], datasets.Image(decode=False)).select_columns(images[0])
-        names = features[column].names if isinstance(features[column], datasets.ClassLabel) else None
+    sizes: dict[str, Hashable] = {}
+    found = ImageFiles([], [], lambda: reading(), lambda file: sizes[file.id])
+    for split, level in sorted(levels.items()):
+        table = splits[split]
+        image, column = _columns(table.features, source, label_column, found.notes)
+        pictures = table.cast_column(image, datasets.Image(decode=False)).select_columns(image)
+        lengths = arrow.binary_length(arrow.struct_field(pictures.data.column(image), "bytes")).to_pylist()
+        kind = table.features[column]
+        names = kind.names if isinstance(kind, datasets.ClassLabel) else None
         for row, value in enumerate(table[column]):
             id = f"{split}/{row:06d}" if split else f"{row:06d}"
-            if value is None or (names and value < 0):
-                bad.append((id, "no label"))
+            if value in (None, "") or (isinstance(value, int) and value < 0):
+                found.bad.append((id, "no label"))
                 continue
-            files.append(ImageFile(id, LEVELS.get(split, ""), names[value] if names else str(value)))
-            encoded[id] = (pictures, row)
+            folder = names[value] if names else str(value)
+            found.files.append(ImageFile(id, level, plain(folder) or folder))
+            encoded[id], sizes[id] = (pictures, row), lengths[row] or id
 
     @contextmanager
     def reading() -> Iterator[Callable[[ImageFile], bytes]]:
@@ -259,7 +230,46 @@ def _rows(loaded: Any, source: str, label_column: str | None) -> ImageFiles:
 
         yield read
 
-    return ImageFiles(files, bad, reading)
+    found.notes += [f"split {split!r} is not used" for split in splits if split not in levels]
+    return found
+
+
+def _split_levels(splits: list[str], source: str) -> dict[str, str]:
+    """The level of each split that is used. DataError for several splits that are not a training and a test split."""
+    levels = {split: level_of(split) for split in splits}
+    said = sorted(level for level in levels.values() if level)
+    if len(splits) > 1 and ("train" not in said or len(said) == 1 or len({*said}) < len(said)):
+        raise DataError(
+            f"{source}: it is not clear which of the splits {', '.join(splits)} are for training and for testing. "
+            "Expected one split, or train and test (or validation): take these with `datasets.DatasetDict(train=…, "
+            "test=…).save_to_disk(FOLDER)` and give the folder."
+        )
+    return {split: level for split, level in levels.items() if level or len(splits) == 1}
+
+
+def _columns(features: Any, source: str, label_column: str | None, notes: list[str]) -> tuple[str, str]:
+    """The columns of images and of labels; what else might have been meant goes to the notes."""
+    import datasets
+
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    column = label_column or next((name for name in ("label", *labels) if name in features), None)
+    if not images or column is None or column not in features:
+        raise DataError(
+            f"{source}: expected a column of images and one of labels, found {', '.join(features)}. "
+            "Name the label column with `label_column`, or call it `label` before `save_to_disk`."
+        )
+    kind = features[column]
+    if not isinstance(kind, datasets.ClassLabel) and getattr(kind, "dtype", "") not in _LABEL_TYPES:
+        raise DataError(
+            f"{source}: the labels of column {column!r} are of the type {kind}, expected one class an image: names, or "
+            "integers. Give a column of those, called `label`, before `save_to_disk`."
+        )
+    others = [name for name in (*images[1:], *labels) if name != column]
+    note = f"images are of column {images[0]!r}, classes of {column!r}; not used: {', '.join(others)}"
+    if others and note not in notes:
+        notes.append(note)
+    return images[0], column
 
 
 @contextmanager
@@ -287,6 +297,8 @@ def decode(data: bytes, size: int, *, min_side: int, pixel_limit: int) -> UInt8[
                 raise DataError(f"{width} x {height} pixels, more than pixel_limit = {pixel_limit:,}")
             if min(width, height) < min_side:
                 raise DataError(f"{width} x {height} pixels, a side under min_side = {min_side}")
+            image.load()
+            # asked after loading: Pillow turns some formats itself (TIFF), and then takes the tag away
             turns = TURNS.get(_orientation(image), ())
             picture = _to_rgb(image)
     except DataError:
@@ -315,10 +327,15 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    tags = getattr(image, "tag_v2", {})
+    if (image.mode == "I" and tags.get(BITS_PER_SAMPLE) == (32,)) or SIGNED in tags.get(SAMPLE_FORMAT, ()):
+        raise DataError("32-bit or signed integers: no known white. Save it with 8 or 16 bits, unsigned")
     if image.mode.startswith("I;16") or image.mode == "I":  # convert("RGB") would clip these at 255
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
             raise DataError("32-bit integers out of the range of 16 bits: no known white")
+        levels = _tiff_levels(tags, levels)
+        levels[levels == image.info.get("transparency")] = 65535
         return Image.fromarray((levels // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise DataError("floating-point pixels: no known white")
@@ -326,3 +343,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _tiff_levels(tags: Mapping[int, Any], levels: np.ndarray) -> np.ndarray:
+    """The 16-bit levels of a TIFF as its tags mean them: 12 bits fill the range, and white may be zero."""
+    if tags.get(BITS_PER_SAMPLE) == (12,):
+        levels = levels * 65535 // 4095
+    return 65535 - levels if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO else levels

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
@@ -18,6 +18,7 @@ from optogram.errors import DataError, ParamError, nearest
 _NAMES = list(ATTRIBUTES)
 
 
+@runtime_checkable
 class ImageMaker(Protocol):
     """Images of descriptions: what a text-to-image model does, with the truth about each image beside it.
 
@@ -57,6 +58,10 @@ def stated_values(text: str) -> dict[str, tuple[str, ...]]:
     A value's name counts, and what captions call it. A scene has one value of each attribute: of several, the one that
     is mentioned first. A plural of the objects leaves two or three of them, where no number is named; as in captions,
     "a circle" says nothing about the count.
+
+    >>> from optogram.data import stated_values
+    >>> stated_values("a photo of two red objects on grass")
+    {'colour': ('red',), 'count': ('two',), 'background': ('grass',)}
     """
     found: dict[str, tuple[str, ...]] = {}
     for attribute in _NAMES:
@@ -82,6 +87,11 @@ class SceneMaker:
     cannot be drawn in a scene is passed over.
 
     `size` is the side in pixels. Raises ParamError for an unknown attribute or value.
+
+    >>> from optogram.data import SceneMaker
+    >>> made = SceneMaker("shape", "circle", size=32)(["a photo of a circle on grass"], count=2, seed=0)
+    >>> made.pixels.shape, made.description.values.tolist()
+    ((2, 32, 32, 3), [0, 0])
     """
 
     attribute: str

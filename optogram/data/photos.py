@@ -3,7 +3,7 @@
 import hashlib
 import heapq
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +12,10 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 
-from optogram.data.image_files import Bad, ImageFile, ImageFiles, decode, find_images, quiet_decoding
+from optogram.data.image_files import ImageFiles, decode, find_images, quiet_decoding
+from optogram.data.layout import Bad, ImageFile, count
+from optogram.data.repeats import repeat_notes
+from optogram.data.spelling import is_no_text, plain, same_name
 from optogram.errors import DataError, ParamError, nearest
 
 SPLITS = ("train", "reference", "eval")
@@ -53,17 +56,22 @@ CAPTION_TEMPLATES = (
 
 
 def class_name(folder: str) -> str:
-    """The class that a folder's name stands for: underscores become spaces."""
-    return folder.replace("_", " ").strip() or folder
+    """The class that a folder's name stands for: underscores become spaces, Unicode's forms one, as in `plain`."""
+    return plain(folder).replace("_", " ").strip() or folder
 
 
 def class_prompts(name: str) -> list[str]:
-    """Zero-shot prompts for a class, one a template; their unit embeddings are averaged into its classifier."""
+    """Zero-shot prompts for a class, one a template; their unit embeddings are averaged into its classifier.
+
+    >>> from optogram.data import class_prompts
+    >>> class_prompts("dog")[0]
+    'a photo of a dog.'
+    """
     return [template.format(name) for template in CLASS_TEMPLATES]
 
 
 class Photos:
-    """One split of a set of photographs, checked by decoding; rows as in images/<split> of ARCHITECTURE.md.
+    """One split of a set of photographs, checked by decoding; rows as in docs/artifacts/images.md.
 
     `source`: a folder or zip of class folders, perhaps under train/ and test/ (or val/); a folder written by
     `datasets` save_to_disk; or `hf:name` (`hf:name@config`), a hub dataset. With train/ and test/, `eval` is test/;
@@ -72,10 +80,12 @@ class Photos:
     the classes: any prefix is balanced, and `limit` keeps that many good rows.
 
     Attributes: `ids` (row ids: the path within the folder or zip, or split/row), `classes` (names, by label),
-    `bad_files` (name, reason), of the files looked at: with `limit`, no more are decoded than needed.
+    `bad_files` (name, reason), of the files looked at: with `limit`, no more are decoded than needed;
+    `notes`, a sentence each on what is left out or doubtful: other files, images that are in train and in eval.
 
-    Raises ParamError for an argument that cannot be used; DataError if the source cannot be read, if a class has too
-    few images to be in every split, or, with `on_bad="refuse"`, if any file is bad.
+    Raises ParamError for an argument that cannot be used; DataError if the source cannot be read, if it is not clear
+    which folders are classes, if there is one class only or one has too few good images to be in every split, or, with
+    `on_bad="refuse"`, if any file is bad.
     """
 
     def __init__(
@@ -108,6 +118,12 @@ class Photos:
         folders = sorted({file.folder for file in self._source.files})
         self.classes = _class_names(folders, source, self.bad_files)
         parts = _split(self._source.files, folders, seed, reference_share, source)
+        if len(folders) < 2:
+            raise DataError(
+                f"{source}: found one class only, {self.classes[0]!r}. Expected at least two, as what is studied is "
+                "how a model tells classes apart: put the images into one folder a class."
+            )
+        self.notes = [*self._source.notes, *_unused(self._source.files, parts), *repeat_notes(parts, self._source)]
         self._rows, self._pixels = self._choose(parts[split], limit)
         if on_bad == "refuse" and self.bad_files:
             raise DataError(
@@ -119,11 +135,17 @@ class Photos:
                 f"{source}: no good image in split {split!r}: {_listing(self.bad_files)}. Repair them, or lower "
                 "min_side if they are just small."
             )
+        self._check_classes(parts[split])
         self._labels = {folder: label for label, folder in enumerate(folders)}
         self.ids = [file.id for file in self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def counts(self) -> dict[str, int]:
+        """How many rows each class has."""
+        held = Counter(file.folder for file in self._rows)
+        return {class_name(folder): held[folder] for folder in self._labels}
 
     def read(self, start: int, stop: int) -> xr.Dataset:
         """Rows `start` to `stop` as a Dataset of the images/<split> schema. Raises ParamError outside the rows."""
@@ -155,6 +177,17 @@ class Photos:
             },
             attrs={"class_attribute": "class"},
         )
+
+    def _check_classes(self, files: list[ImageFile]) -> None:
+        """DataError for classes of which no file of this split is good."""
+        looked = {id for id, _ in self.bad_files}
+        left = {file.folder for file in files if file.id not in looked}
+        none = [repr(class_name(folder)) for folder in sorted({file.folder for file in files} - left)]
+        if none:
+            raise DataError(
+                f"{self.source}: no good image of {', '.join(none[:10])}{', …' if len(none) > 10 else ''} in split "
+                f"{self.split!r}: {_listing(self.bad_files)}. Repair or add images, or remove the class."
+            )
 
     def _choose(self, files: list[ImageFile], limit: int | None) -> tuple[list[ImageFile], np.ndarray | None]:
         """The good rows, round-robin over classes, and their pixels if they fit in memory. Extends `bad_files`."""
@@ -213,9 +246,20 @@ def _class_names(folders: list[str], source: str | Path, bad: Bad) -> list[str]:
             f"{source}: no images: expected image files in one folder a class (CLASS/photo.jpg, or "
             f"train/CLASS/photo.jpg and test/CLASS/photo.jpg), found {found}."
         )
-    same = [folder for folder, name in zip(folders, names, strict=True) if names.count(name) > 1]
+    odd = [folder for folder in folders if any(map(is_no_text, folder))]
+    if odd:
+        raise DataError(
+            f"{source}: the class name{'s' if len(odd) > 1 else ''} {', '.join(map(repr, odd[:10]))} "
+            f"ha{'ve' if len(odd) > 1 else 's'} line breaks or other characters that are no text. Expected a word or "
+            "several in one line, as it stands in prompts: rename the folder."
+        )
+    keys = [same_name(folder) for folder in folders]
+    same = [folder for folder, key in zip(folders, keys, strict=True) if keys.count(key) > 1]
     if same:
-        raise DataError(f"{source}: folders {', '.join(map(repr, same))} name the same class. Merge or rename them.")
+        raise DataError(
+            f"{source}: folders {', '.join(map(repr, same))} name the same class (letter case and underscores count "
+            "for nothing: a CLIP reads them alike). Merge or rename them, alike in train/ and test/."
+        )
     return names
 
 
@@ -243,15 +287,29 @@ def _split(
         cut = min(max(1, round(share * len(mine))), len(mine) - 1)
         parts["reference"] += mine[:cut]
         parts["train"] += mine[cut:]
+    missing = []
     if levelled:
         parts["eval"] = [file for file in files if file.level == held_out]
+        missing = sorted(set(folders) - {file.folder for file in parts["eval"]})
     if few:
         need = "2 images under train/ (train, reference)" if levelled else "3 images (train, reference, eval)"
         raise DataError(
             f"{source}: every class needs at least {need}, but {len(few)} of {len(folders)} have fewer: "
             f"{', '.join(few[:10])}{', …' if len(few) > 10 else ''}. Add images to these folders, or remove them."
         )
+    if missing:
+        raise DataError(
+            f"{source}: no image under {held_out}/ of {', '.join(map(repr, missing[:10]))}"
+            f"{', …' if len(missing) > 10 else ''}, which train/ has. Add images there, or remove the class from both."
+        )
     return parts
+
+
+def _unused(files: list[ImageFile], parts: dict[str, list[ImageFile]]) -> list[str]:
+    """What to say of whole levels that no split is made of: with train/, val/ and test/, that is val/."""
+    used = {file.level for part in parts.values() for file in part}
+    left = Counter(file.level for file in files if file.level not in used)
+    return [f"{level}/ ({count(number)}) is not used: eval is test/" for level, number in sorted(left.items())]
 
 
 def _fewest_first(queues: dict[str, deque[ImageFile]], held: dict[str, int], count: int) -> list[ImageFile]:

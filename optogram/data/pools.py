@@ -1,6 +1,8 @@
 """Text pools: the descriptions, words, prompts and random vectors in which findings about a model are phrased."""
 
+import codecs
 import math
+import unicodedata
 from collections.abc import Callable, Iterable
 from importlib import resources
 from itertools import combinations, product
@@ -13,6 +15,7 @@ from jaxtyping import Float32
 from optogram.data import captions
 from optogram.data.photos import class_prompts
 from optogram.data.scenes import ATTRIBUTES
+from optogram.data.spelling import is_no_text, plain
 from optogram.errors import DataError, ParamError, nearest
 
 POOLS = ("descriptions", "words", "words_10k", "words_30k", "class", "random")
@@ -30,7 +33,7 @@ Text = tuple[str, str, str]  # the text, the attribute and the value that it nam
 
 
 def pool(name: str | Path, *, images: xr.Dataset | None = None, count: int = COUNT) -> xr.Dataset:
-    """The pool called `name`, as texts/<pool> of ARCHITECTURE.md: coordinate `text`, with `attribute` and `value`.
+    """The pool called `name`, as in docs/artifacts/texts.md: coordinate `text`, with `attribute` and `value`.
 
     descriptions: phrases for what `images` is labelled with, and general descriptions of pictures;
     words: the `count` most common English words; words_10k, words_30k: the 10,000 and 30,000 most common ones,
@@ -40,6 +43,13 @@ def pool(name: str | Path, *, images: xr.Dataset | None = None, count: int = COU
     `images` is any images/<split> dataset; by default, scenes.
 
     Raises ParamError for an unknown pool or count < 1; DataError for a file that cannot be used.
+
+    >>> from optogram.data import pool
+    >>> found = pool("words", count=3)
+    >>> found.text.values.tolist()
+    ['the', 'to', 'and']
+    >>> pool("class").value.values[0].item()
+    'circle'
     """
     if count < 1:
         raise ParamError(f"count = {count}: a pool needs at least 1 text.")
@@ -62,7 +72,12 @@ def pool(name: str | Path, *, images: xr.Dataset | None = None, count: int = COU
 
 
 def is_random(texts: Iterable[str]) -> bool:
-    """Whether these are the names of the `random` pool: they stand for vectors, not for what they say."""
+    """Whether these are the names of the `random` pool: they stand for vectors, not for what they say.
+
+    >>> from optogram.data import is_random, pool
+    >>> is_random(pool("random", count=2).text.values), is_random(["a red star"])
+    (True, False)
+    """
     return all(text == RANDOM_NAME.format(number) for number, text in enumerate(texts, 1))
 
 
@@ -70,6 +85,11 @@ def random_vectors(count: int, embed: int, seed: int) -> Float32[np.ndarray, "co
     """`count` Gaussian vectors scaled to unit norm (Gandelsman 2025, appendix A): a pool without meaning to compare to.
 
     The same on every machine: PCG64, and norms by exact summation, not by a BLAS or SIMD sum.
+
+    >>> from optogram.data import random_vectors
+    >>> found = random_vectors(3, 16, seed=0)
+    >>> found.shape, np.allclose(np.linalg.norm(found, axis=1), 1)
+    ((3, 16), True)
     """
     normal = np.random.Generator(np.random.PCG64(seed)).standard_normal((count, embed))
     norms = np.array([math.sqrt(math.fsum(row)) for row in (normal * normal).tolist()])
@@ -77,7 +97,13 @@ def random_vectors(count: int, embed: int, seed: int) -> Float32[np.ndarray, "co
 
 
 def zeroshot_prompts(images: xr.Dataset | None = None) -> list[tuple[str, str, list[str]]]:
-    """(attribute, value, prompts) for every labelled value of `images` (scenes by default), in their order."""
+    """(attribute, value, prompts) for every labelled value of `images` (scenes by default), in their order.
+
+    >>> from optogram.data import zeroshot_prompts
+    >>> attribute, value, said = zeroshot_prompts()[0]
+    >>> attribute, value, said[0]
+    ('shape', 'circle', 'a photo of a circle')
+    """
     say: dict[str, Callable[[str], list[str]]] = {"class": class_prompts}
     return [
         (attribute, value, say[attribute](value) if attribute in say else captions.prompts(attribute, value))
@@ -87,9 +113,19 @@ def zeroshot_prompts(images: xr.Dataset | None = None) -> list[tuple[str, str, l
 
 
 def read_descriptions(path: Path) -> list[str]:
-    """Descriptions of a UTF-8 text file, one a line, spaces at both ends dropped; CRLF and a byte order mark are fine.
+    """Descriptions of a UTF-8 text file, one a line, spelt as `plain` does; any line ends and a byte order mark do.
 
-    Raises DataError if the file is missing, not UTF-8, empty, or has blank or repeated lines, naming the lines.
+    Raises DataError if the file is missing, not UTF-8, empty, or has blank or repeated lines or characters that are no
+    text, naming the lines.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from optogram.data import read_descriptions
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "mine.txt"
+    ...     size = path.write_text("a red star")
+    ...     read_descriptions(path)
+    ['a red star']
     """
     try:
         data = path.read_bytes()
@@ -101,9 +137,10 @@ def read_descriptions(path: Path) -> list[str]:
         content = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}: line {line} is not UTF-8. Save the file as UTF-8 text.") from error
+        wide = " (it begins as UTF-16 does)" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ""
+        raise DataError(f"{path}: line {line} is not UTF-8{wide}. Save the file as UTF-8 text.") from error
     content = content.replace("\r\n", "\n").replace("\r", "\n")
-    lines = [line.strip() for line in content.removesuffix("\n").split("\n")]
+    lines = [plain(line.strip()) for line in content.removesuffix("\n").split("\n")]
     if not any(lines):
         raise DataError(f"{path}: empty. Write one description a line.")
     blank = [number for number, line in enumerate(lines, 1) if not line]
@@ -117,10 +154,23 @@ def read_descriptions(path: Path) -> list[str]:
             f"{path}: repeated line{_numbers(repeated)}; line {number} says {lines[number - 1]!r} as line "
             f"{first[lines[number - 1]]} does. Remove the repeated lines: a pool's texts are unique."
         )
-    unprintable = [number for number, line in enumerate(lines, 1) if not line.isprintable()]
-    if unprintable:
-        raise DataError(f"{path}: control characters in line{_numbers(unprintable)}. Remove them, tabs included.")
+    _check_characters(path, lines)
     return lines
+
+
+def _check_characters(path: Path, lines: list[str]) -> None:
+    """DataError for characters that no text has, with their places."""
+    places = [(n, at, c) for n, line in enumerate(lines, 1) for at, c in enumerate(line, 1) if is_no_text(c)]
+    if not places:
+        return
+    numbers = sorted({number for number, _, _ in places})
+    number, at, character = places[0]
+    what = "control characters" if unicodedata.category(character) == "Cc" else "characters that are no text"
+    name = "a tab" if character == "\t" else unicodedata.name(character, "without a name")
+    raise DataError(
+        f"{path}: {what} in line{_numbers(numbers)}; the first is U+{ord(character):04X} ({name}), character {at} of "
+        f"line {number}. Remove them, tabs included."
+    )
 
 
 def _numbers(numbers: list[int]) -> str:

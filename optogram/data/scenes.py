@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float32, Int16, UInt8
+from jaxtyping import Bool, Float32, Int16, Int64, UInt8
 
 from optogram.data.captions import VARIANTS, captions
+from optogram.data.shapes import DISTANCES, PATTERNS
 from optogram.errors import ParamError, nearest
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -64,7 +65,12 @@ _COS = np.array([round(math.cos(2 * math.pi * k / _TURNS) * 2**14) for k in rang
 
 
 def held_out_combinations() -> Bool[np.ndarray, "shape colour background"]:
-    """Which (shape, colour, background) never occur in `train`: a tenth, at most one of each pair of values."""
+    """Which (shape, colour, background) never occur in `train`: a tenth, at most one of each pair of values.
+
+    >>> from optogram.data import held_out_combinations
+    >>> held_out_combinations().shape, held_out_combinations().mean().round(3).item()
+    ((6, 8, 6), 0.104)
+    """
     shape, colour, ground = np.indices((len(_SHAPES), len(_COLOURS), len(_BACKGROUNDS)))
     return (shape + 5 * colour + ground) % 9 == 0
 
@@ -79,6 +85,11 @@ class Scenes:
 
     Raises ParamError for an unknown split, count < 1, seed < 0, bias outside [0, 1], size outside [32, 512], and
     for held-out combinations asked of a training split.
+
+    >>> from optogram.data import Scenes
+    >>> found = Scenes("eval", 12, seed=0, size=32).read(0, 2)
+    >>> found.pixels.dims, found.pixels.shape
+    (('image', 'y', 'x', 'rgb'), (2, 32, 32, 3))
     """
 
     split: str
@@ -118,8 +129,8 @@ class Scenes:
         return [f"{self.split}/{k:06d}" for k in range(self.count)]
 
     def read(self, start: int, stop: int) -> xr.Dataset:
-        """Images start to stop as an images/<split> artifact (ARCHITECTURE.md), with `held_out` (image) and, for
-        `biased`, `group` (image), e.g. "circle on water". Raises ParamError for a range outside the split."""
+        """Images start to stop as docs/artifacts/images.md has them, with `held_out` (image) and, for `biased`, `group`
+        (image), e.g. "circle on water". Raises ParamError for a range outside the split."""
         if not 0 <= start < stop <= self.count:
             raise ParamError(
                 f"scenes: rows {start} to {stop} of the split {self.split!r}, which has rows 0 to {self.count}."
@@ -273,13 +284,13 @@ def _objects(
     outside = np.empty_like(u)
     for k, name in enumerate(_SHAPES):
         those = np.flatnonzero(of["shape"][image] == k)
-        outside[those] = _DISTANCE[name](u[those] / r[those], v[those] / r[those])
+        outside[those] = DISTANCES[name](u[those] / r[those], v[those] / r[those])
     outside *= r
     second = np.zeros_like(u)
     for k, name in enumerate(ATTRIBUTES["texture"]):
         those = np.flatnonzero(of["texture"][image] == k)
         shift = phase[image, rank][those]
-        second[those] = _PATTERN[name](u[those] + shift[:, 0, None, None], v[those] + shift[:, 1, None, None])
+        second[those] = PATTERNS[name](u[those] + shift[:, 0, None, None], v[those] + shift[:, 1, None, None])
 
     half, one = np.float32(0.5), np.float32(1)
     cover = np.clip(half - outside * scale, 0, one)[..., None]
@@ -292,14 +303,30 @@ def _objects(
 
     place = (image[:, None, None] * size + corner[:, 1, None, None] + steps[:, None]) * size
     place = place + corner[:, 0, None, None] + steps
-    flat, mask = pixels.reshape(-1, 3), np.zeros(n * size * size, np.uint8)
+    return _composite(pixels, paint, cover, place, rank)
+
+
+def _composite(
+    pixels: UInt8[np.ndarray, "image y x rgb"],
+    colour: Float32[np.ndarray, "object down right rgb"],
+    cover: Float32[np.ndarray, "object down right 1"],
+    place: Int64[np.ndarray, "object down right"],
+    rank: Int64[np.ndarray, " object"],
+) -> UInt8[np.ndarray, "image y x"]:
+    """Lay the objects' windows over `pixels`, by `cover`; returns the mask: an object's rank from 1, 0 where none is.
+
+    place: of each point of a window among all points of all images.
+    """
+    half = np.float32(0.5)
+    flat, mask = pixels.reshape(-1, 3), np.zeros(pixels.shape[:3], np.uint8)
+    labels = mask.reshape(-1)
     for k in range(3):  # windows of one image may overlap, objects not: so one rank at a time
         those = np.flatnonzero(rank == k)
         at, c = place[those], cover[those]
         under = flat[at].astype(np.float32)
-        flat[at] = np.floor(under + (paint[those] - under) * c + half).astype(np.uint8)
-        mask[at] = np.where(c[..., 0] >= half, np.uint8(k + 1), mask[at])
-    return mask.reshape(n, size, size)
+        flat[at] = np.floor(under + (colour[those] - under) * c + half).astype(np.uint8)
+        labels[at] = np.where(c[..., 0] >= half, np.uint8(k + 1), labels[at])
+    return mask
 
 
 def _layout(
@@ -328,63 +355,3 @@ def _layout(
     around = np.where((spread(0, 1) < np.float32(0.5))[:, None, None], -around, around)
     around = around + middle + spread(-3, 3, 1, 2)
     return np.where((position == 4)[:, None, None], around, centre) + spread(-0.2, 0.2, 3, 2)
-
-
-# Signed distances to the rim in units of the radius, negative inside; every shape keeps within 1.08 radii.
-
-
-def _circle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.sqrt(u * u + v * v) - np.float32(0.92)
-
-
-def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(u), np.abs(v)) - np.float32(0.78)
-
-
-def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    slope = np.abs(u) * np.float32(0.866) - v * np.float32(0.5)
-    return np.maximum(slope - np.float32(0.54), v - np.float32(0.54))
-
-
-def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Five half-planes; a point in at least four of them is in the star: the second largest distance decides."""
-    u, first = np.abs(u), np.full_like(u, -9)
-    second = first.copy()
-    for nx, ny in ((0, 1), (0.9511, 0.309), (0.5878, -0.809), (-0.9511, 0.309), (-0.5878, -0.809)):
-        d = u * np.float32(nx) + v * np.float32(ny)
-        second = np.maximum(second, np.minimum(first, d))
-        first = np.maximum(first, d)
-    return second - np.float32(0.32)
-
-
-def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    u, v = np.abs(u), np.abs(v)
-    return np.maximum(np.maximum(u, v) - np.float32(0.98), np.minimum(u, v) - np.float32(0.38))
-
-
-def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.abs(np.sqrt(u * u + v * v) - np.float32(0.66)) - np.float32(0.34)
-
-
-_DISTANCE = dict(zip(_SHAPES, (_circle, _square, _triangle, _star, _cross, _ring), strict=True))
-
-
-# How much of the second ink is seen at a point of the object, in pixels of a 64 x 64 frame.
-
-
-def _striped(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    t = (u + v) / np.float32(5.4)
-    return (t - np.floor(t) < np.float32(0.45)).astype(np.float32)
-
-
-def _dotted(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    u, v = (t / np.float32(4.5) for t in (u, v))
-    u, v = (t - np.floor(t) - np.float32(0.5) for t in (u, v))
-    return (u * u + v * v < np.float32(0.09)).astype(np.float32)
-
-
-def _checkered(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return ((np.floor(u / np.float32(3)) + np.floor(v / np.float32(3))).astype(np.int16) & 1).astype(np.float32)
-
-
-_PATTERN = {"plain": lambda u, v: np.zeros_like(u), "striped": _striped, "dotted": _dotted, "checkered": _checkered}

@@ -57,6 +57,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'optogram.decompose' has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class _Package(ModuleType):
     def __setattr__(self, name: str, value: object) -> None:
         # importing the submodule `contributions` would otherwise hide the function of that name

@@ -35,6 +35,12 @@ def token_activations(
     out. Layers after this one do not run.
 
     Arguments and errors as `second_order`: in the last layer nothing reads the patches, so it is refused.
+
+    >>> from optogram.decompose import token_activations
+    >>> token_activations(model, images[:2], 0, neurons=[1, 6]).dims
+    ('image', 'neuron', 'gy', 'gx')
+    >>> token_activations(model, images[:2], 0, neurons=[1, 6]).shape
+    (2, 2, 4, 4)
     """
     target = class_token_tower(model)
     layer, chosen = check_layer(target, layer), check_neurons(target, layer, neurons)

@@ -7,7 +7,7 @@ import xarray as xr
 
 from optogram.decompose.contributions import contributions
 from optogram.decompose.second_order import directions, second_order
-from optogram.models.folder import load_clip
+from optogram.models.loading.clip_folders import load_clip
 from optogram.store.read import read
 
 

@@ -8,6 +8,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from optogram.decompose.own_work import check_embedding
 from optogram.decompose.towers import Maps, Tower, evaluating, tower
 from optogram.errors import DataError, ModelError, ParamError, ShapeError
 
@@ -15,7 +16,7 @@ from optogram.errors import DataError, ModelError, ParamError, ShapeError
 def contributions(
     model: nn.Module, images: Float[Tensor, "image rgb y x"], *, tokens: bool = True, batch: int | None = None
 ) -> xr.Dataset:
-    """The embedding of each image as a sum over heads and MLPs, in compact form (ARCHITECTURE.md, contributions).
+    """The embedding of each image as a sum over heads and MLPs, in compact form (docs/artifacts/decompositions.md).
 
     Gandelsman (2025), eq. 2.4-2.6 and A.1-A.4; the shift of the final LayerNorm is shared equally by all attention
     terms (A.2). `optogram.decompose.heads` expands the result.
@@ -31,8 +32,18 @@ def contributions(
     one layer; its latent query is not attended to and has no residual path, so its token 0 and block 0 are zero.
     (xarray lists `token` among the coordinates, because it is also the name of a dimension.)
 
-    Raises ModelError if the model's architecture is not such a sum, if it gives a NaN or if one image is too much for
-    the device's memory, ShapeError if the images do not have the model's size, DataError if they are not finite floats.
+    Raises ModelError if the model's architecture is not such a sum, if hooks or wrappers sit on modules whose work is
+    done by hand here, if the sum is not what the model itself gives for the first image, if it gives a NaN or if one
+    image is too much for the device's memory, ShapeError if the images do not have the model's size, DataError if they
+    are not finite floats.
+
+    >>> from optogram.decompose import contributions, heads
+    >>> found = contributions(model, images[:2])
+    >>> found.z.dims, found.z.shape
+    (('image', 'layer', 'head', 'head_dim'), (2, 2, 2, 8))
+    >>> whole = heads(found).sum(("layer", "head")) + found.mlp.sum("block")
+    >>> np.allclose(whole, found.embedding, atol=1e-5)
+    True
     """
     target = tower(model)
     images = target.checked(images)
@@ -43,7 +54,8 @@ def contributions(
             for name, array in arrays.items():
                 per_image.setdefault(name, np.empty((len(images), *array.shape[1:]), np.float32))[rows] = array
         shared = {name: getattr(maps, name).cpu().numpy() for name in ("basis", "bias", "gain", "offset")}
-    _check_finite(images, per_image)
+        _check_finite(images, per_image)
+        check_embedding(model, images[:1].to(target.device, target.dtype), per_image["embedding"][0])
     return xr.Dataset(
         {name: (_DIMS[name], array) for name, array in {**per_image, **shared}.items()},
         coords={"layer": range(target.layers), "head": range(target.heads), "block": range(target.layers + 1)},
@@ -69,6 +81,14 @@ def token_scores(
 
     Returns float32 (image, layer, head, token, text). Raises as `contributions`; ParamError for a layer or head that
     the model lacks, ShapeError if the directions do not live in its embedding space.
+
+    >>> from optogram.decompose import heads, token_scores
+    >>> texts = torch.eye(16)[:2]
+    >>> scores = token_scores(model, images[:2], texts, layers=[1])
+    >>> scores.dims, scores.shape
+    (('image', 'layer', 'head', 'token', 'text'), (2, 1, 2, 17, 2))
+    >>> np.allclose(scores.sum("token"), heads(compact)[:2, [1]].values @ texts.numpy().T, atol=1e-5)
+    True
     """
     target = tower(model)
     images = target.checked(images)

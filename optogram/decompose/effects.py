@@ -62,6 +62,10 @@ def effects(ds: xr.Dataset) -> xr.DataArray:
         the whole constant.
 
     Raises ShapeError if a variable is missing.
+
+    >>> from optogram.decompose import effects
+    >>> effects(second).dims, effects(second).shape
+    (('image', 'neuron', 'embed'), (12, 64, 16))
     """
     check(ds)
     rows = max(1, EXPANDED_BYTES // (4 * 64 * ds.sizes["embed"]))
@@ -84,6 +88,12 @@ def effect_norms(ds: xr.Dataset) -> xr.DataArray:
     """Norms of all effects, (image, neuron) float32, from c and the Gram matrices of D; no effect vector is formed.
 
     Raises ShapeError if a variable is missing.
+
+    >>> from optogram.decompose import effect_norms, effects
+    >>> effect_norms(second).shape
+    (12, 64)
+    >>> np.allclose(effect_norms(second), np.linalg.norm(effects(second), axis=-1), rtol=1e-3)
+    True
     """
     check(ds)
     found = np.empty((ds.sizes["image"], ds.sizes["neuron"]), np.float32)
@@ -101,6 +111,13 @@ def effect_projections(ds: xr.Dataset, directions: Float[np.ndarray, "text embed
         (neuron, embed): each neuron's own, such as its r_n, the result is (image, neuron).
 
     Raises ShapeError if a variable is missing or the directions do not live in this space.
+
+    >>> from optogram.decompose import effect_projections, effects
+    >>> texts = np.eye(16, dtype=np.float32)[:3]
+    >>> effect_projections(second, texts).dims
+    ('image', 'neuron', 'text')
+    >>> np.allclose(effect_projections(second, texts), effects(second).values @ texts.T, atol=1e-5)
+    True
     """
     check(ds)
     own = isinstance(directions, xr.DataArray) and "neuron" in directions.dims

@@ -17,6 +17,12 @@ def heads(ds: xr.Dataset) -> xr.DataArray:
         images before or after, but layers and heads after: they share the final LayerNorm's shift.
 
     Raises ShapeError if a variable is missing or if `ds` holds only some of the model's layers or heads.
+
+    >>> from optogram.decompose import heads
+    >>> heads(compact).dims, heads(compact).shape
+    (('image', 'layer', 'head', 'embed'), (12, 2, 2, 16))
+    >>> heads(compact).isel(image=0, layer=1, head=0).values.shape
+    (16,)
     """
     parts = augmented(ds)
     return xr.apply_ufunc(
@@ -37,6 +43,13 @@ def augmented(ds: xr.Dataset) -> xr.Dataset:
     Returns `a` (image, layer, head, k), dask-backed, and `basis_a` (layer, head, k, embed), float32, k = head_dim + 3:
     the head's own dimensions, then the output-projection bias / H (coordinate `scale`), the LayerNorm gain / -(L H)
     (coordinate `mean x scale`) and the LayerNorm bias / (L H) (coordinate 1). Raises as `heads`.
+
+    >>> from optogram.decompose import augmented, heads
+    >>> found = augmented(compact)
+    >>> found.a.shape, found.basis_a.shape
+    ((12, 2, 2, 11), (2, 2, 11, 16))
+    >>> np.allclose(found.a[0, 1, 0].values @ found.basis_a[1, 0].values, heads(compact)[0, 1, 0], atol=1e-5)
+    True
     """
     layers, count = _checked(ds)
     z = ds.z

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from optogram.decompose.activations import attended, passing
+from optogram.decompose.own_work import check_embedding
 from optogram.decompose.second_order import (
     check_activations,
     check_layer,
@@ -42,6 +43,11 @@ def first_order(
     Arguments and errors as `second_order`, but any layer has first-order effects.
 
     Returns float32 c (image, neuron), D (neuron, embed), constant and embedding (image, embed).
+
+    >>> from optogram.decompose import first_order
+    >>> found = first_order(model, images[:2], 1, neurons=[0, 3])
+    >>> found.c.shape, found.D.shape
+    ((2, 2), (2, 16))
     """
     target = class_token_tower(model)
     layer, chosen = check_layer(target, layer, later=False), check_neurons(target, layer, neurons)
@@ -64,6 +70,7 @@ def first_order(
             return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
         parts = _collected(target, images, batch, work)
+        check_embedding(model, images[:1].to(target.device, target.dtype), parts["embedding"][0])
         gain = target.parts.ln_post.weight
         w = output_weights(target, layer, chosen)
         directions = (w if gain is None else w * gain.float()) @ target.parts.proj.float()
@@ -85,6 +92,12 @@ def activation_means(
     """Mean over images of every neuron's activation at every token, (token, neuron) float32: what interventions put in.
 
     In the last layer nothing reads the other tokens: it has the class token only. Arguments, errors as `first_order`.
+
+    >>> from optogram.decompose import activation_means
+    >>> activation_means(model, images, 0).shape
+    (17, 64)
+    >>> activation_means(model, images, 1).shape
+    (1, 64)
     """
     target = class_token_tower(model)
     layer = check_layer(target, layer, later=False)
@@ -114,6 +127,11 @@ def indirect_effects(
     mean: of `activation_means`, from the reference images.
 
     Returns float32 (image, neuron, embed). Arguments and errors as `first_order`; ShapeError if `mean` does not fit.
+
+    >>> from optogram.decompose import activation_means, indirect_effects
+    >>> mean = activation_means(model, images, 0)
+    >>> indirect_effects(model, images[:2], 0, mean, neurons=[0, 1, 2]).shape
+    (2, 3, 16)
     """
     target = class_token_tower(model)
     layer, chosen = check_layer(target, layer, later=False), check_neurons(target, layer, neurons)
@@ -152,6 +170,13 @@ def intervened(
     """Unnormalised image embeddings with the activations of all these neurons at once set to their means (Table 3.1).
 
     Arguments and errors as `indirect_effects`.
+
+    >>> from optogram.decompose import activation_means, indirect_effects, intervened
+    >>> mean = activation_means(model, images, 0)
+    >>> changed = intervened(model, images[:2], 0, mean, neurons=[4])
+    >>> effect = indirect_effects(model, images[:2], 0, mean, neurons=[4])
+    >>> np.allclose(compact.embedding[:2] - changed, effect[:, 0], atol=1e-5)
+    True
     """
     target = class_token_tower(model)
     layer, chosen = check_layer(target, layer, later=False), check_neurons(target, layer, neurons)

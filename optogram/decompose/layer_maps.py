@@ -10,8 +10,9 @@ import xarray as xr
 
 from optogram.errors import ShapeError, nearest
 from optogram.models.batches import in_batches
-from optogram.models.classifier_folder import load_classifier_folder
-from optogram.models.classifiers import activations, blocks, catching_head
+from optogram.models.layers import activations, blocks
+from optogram.models.linear_head import catching_head
+from optogram.models.loading.classifier_folders import load_classifier_folder
 from optogram.store.read import read
 
 
@@ -59,6 +60,13 @@ def layer_maps(ds: xr.Dataset, layer: str) -> xr.DataArray:
     """Activations of a layer, (image, channel, y, x) float32, as lazy as `ds`, which is activations/<model>/<split>.
 
     Raises ShapeError for a layer that the cache does not hold.
+
+    >>> from optogram.decompose import layer_maps
+    >>> maps = np.zeros((12, 6, 30, 30), np.float32)
+    >>> dims = ("image", "channel_0", "y_0", "x_0")
+    >>> cache = xr.Dataset({"maps_0": (dims, maps)}, attrs={"layers": '["layer4"]'})
+    >>> layer_maps(cache, "layer4").dims
+    ('image', 'channel', 'y', 'x')
     """
     held = json.loads(ds.attrs.get("layers", "[]"))
     if layer not in held:

@@ -30,6 +30,7 @@ from jaxtyping import Float
 from open_clip.transformer import LayerScale
 from torch import Tensor, nn
 
+from optogram.decompose.own_work import check_embedding, check_own_work
 from optogram.decompose.towers import ClassTokenTower, Maps, evaluating, tower
 from optogram.errors import DataError, ModelError, ParamError
 
@@ -62,6 +63,13 @@ def second_order(
     Raises ParamError for a layer without a later attention or a neuron that is not there, ModelError if the tower is
     not supported or gives a NaN, ShapeError if the images do not have the model's size, DataError if they are not
     finite floats.
+
+    >>> from optogram.decompose import second_order
+    >>> found = second_order(model, images[:2], 0)
+    >>> found.c.dims, found.c.shape
+    (('image', 'layer', 'head', 'neuron'), (2, 1, 2, 64))
+    >>> found.D.shape, found.layer.values.tolist()
+    ((1, 2, 64, 16), [1])
     """
     target = class_token_tower(model)
     layer, chosen = check_layer(target, layer), check_neurons(target, layer, neurons)
@@ -76,7 +84,8 @@ def second_order(
                 parts.setdefault(name, np.empty((len(images), *array.shape[1:]), np.float32))[rows] = array
         if directions:
             parts["D"] = _directions(target, maps, layer, chosen)
-    _check_finite(parts, layer, chosen)
+        _check_finite(parts, layer, chosen)
+        check_embedding(model, images[:1].to(target.device, target.dtype), parts["embedding"][0])
     return xr.Dataset(
         {name: (_DIMS[name], array) for name, array in parts.items()},
         coords=_coords(target, layer, chosen),
@@ -88,6 +97,13 @@ def directions(model: nn.Module, layer: int, *, neurons: Sequence[int] | None = 
     """D (layer, head, neuron, embed) float32 of `second_order` alone: where each neuron writes through each later head.
 
     Arguments and errors as `second_order`.
+
+    >>> from optogram.decompose import directions
+    >>> found = directions(model, 0, neurons=[5, 7])
+    >>> found.dims, found.shape
+    (('layer', 'head', 'neuron', 'embed'), (1, 2, 2, 16))
+    >>> np.allclose(found, second.D.sel(neuron=[5, 7]), atol=1e-6)
+    True
     """
     target = class_token_tower(model)
     layer, chosen = check_layer(target, layer), check_neurons(target, layer, neurons)
@@ -121,6 +137,13 @@ def class_token_tower(model: nn.Module) -> ClassTokenTower:
                 f"Cannot decompose the neurons of this model: layer {index} has {type(block.mlp).__name__} after "
                 f"{type(block.ln_1).__name__}, which is not supported. Supported: open_clip's own MLPs and LayerNorms."
             )
+        if list(block.mlp.children())[-1] is not block.mlp.c_proj:
+            raise ModelError(
+                f"Cannot decompose the neurons of this model: layer {index} has something after c_proj in its MLP; "
+                "expected open_clip's own MLPs, which end with it."
+            )
+        parts = {"ln_1": block.ln_1, "ls_2": block.ls_2, "mlp": block.mlp, "mlp.c_proj": block.mlp.c_proj}
+        check_own_work({f"resblocks.{index}.{part}": module for part, module in parts.items()})
     return target
 
 

@@ -14,6 +14,7 @@ from open_clip.transformer import LayerScale, ResidualAttentionBlock, VisionTran
 from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
 
+from optogram.decompose.own_work import check_own_work
 from optogram.errors import DataError, ModelError, ShapeError
 from optogram.models.batches import Found, in_batches
 
@@ -42,7 +43,7 @@ class Maps:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one forward pass leaves behind, float32 (ARCHITECTURE.md, contributions)."""
+    """What one forward pass leaves behind, float32 (docs/artifacts/decompositions.md)."""
 
     z: Float[Tensor, "image layer head head_dim"]
     scale: Float[Tensor, " image"]
@@ -128,11 +129,13 @@ def tower(model: nn.Module) -> Tower:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode; every module's training flag is put back, also when an exception passes."""
+    """Eval mode, and no autocast around; every module's training flag is put back, also when an exception passes."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
+    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
     try:
-        yield
+        with torch.autocast(device, enabled=False):
+            yield
     finally:
         for module, flag in flags:
             module.training = flag
@@ -165,6 +168,12 @@ class ClassTokenTower(Tower):
             )
             if any(problems.values()):
                 raise _unsupported(next(name for name, found in problems.items() if found))
+        by_hand: dict[str, nn.Module] = {"the image tower": visual, "its transformer": visual.transformer}
+        by_hand |= {"the patch dropout": visual.patch_dropout, "the final LayerNorm": visual.ln_post}
+        for index, block in enumerate(self.blocks):
+            parts = {"": block, ".attn": block.attn, ".attn.out_proj": block.attn.out_proj, ".ls_1": block.ls_1}
+            by_hand |= {f"resblocks.{index}{part}": module for part, module in parts.items()}
+        check_own_work(by_hand)
         self.parts = cast(Any, visual)
         self.layers, self.heads = len(self.blocks), self.blocks[0].attn.num_heads
         self.image_size = cast(tuple[int, int], tuple(visual.image_size))
@@ -268,6 +277,10 @@ class PooledTower(Tower):
         }
         if any(problems.values()):
             raise _unsupported(next(name for name, found in problems.items() if found))
+        names = ("proj", "proj_drop", "q_norm", "k_norm")
+        by_hand = {"the image tower": visual, "its trunk": trunk, "its attention pool": pool}
+        by_hand |= {f"attn_pool.{name}": getattr(pool, name) for name in names}
+        check_own_work(by_hand | {name: getattr(trunk, name) for name in ("fc_norm", "head_drop", "head")})
         self.trunk, self.pool = trunk, cast(Any, pool)
         self.heads = pool.num_heads
         self.image_size = cast(tuple[int, int], tuple(trunk.patch_embed.img_size))

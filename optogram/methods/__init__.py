@@ -6,8 +6,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optogram.methods.ablation import ablate_components, ablate_heads, ablate_layers, mean_ablate
-    from optogram.methods.adversarial import (
+    from optogram.decompose.relevance import Attributor, Start
+    from optogram.methods.heads.descriptions import describe
+    from optogram.methods.heads.mean_ablation import ablate_components, ablate_heads, ablate_layers, mean_ablate
+    from optogram.methods.heads.roles import agreement, measured_roles, named_roles, neighbours, top_images
+    from optogram.methods.heads.spurious import debias, spurious_heads
+    from optogram.methods.heads.textspan import reconstruct, textspan, textspan_heads
+    from optogram.methods.heads.token_maps import joint
+    from optogram.methods.neurons.adversarial import (
         attack,
         candidates,
         fooled,
@@ -16,17 +22,7 @@ if TYPE_CHECKING:
         strongest_neurons,
         synonyms,
     )
-    from optogram.methods.album import vital_album
-    from optogram.methods.baselines import baseline
-    from optogram.methods.canvases import magnitude_spectrum
-    from optogram.methods.concepts import concept_precision, image_concepts, true_concepts
-    from optogram.methods.describe import describe
-    from optogram.methods.groups import separated
-    from optogram.methods.joint import joint
-    from optogram.methods.judges import Judges
-    from optogram.methods.neuron_labels import named_values, shared_values, value_agreement
-    from optogram.methods.neuron_maps import neuron_heatmaps
-    from optogram.methods.neurons import (
+    from optogram.methods.neurons.effects import (
         ablate_effects,
         effect_means,
         largest_effects,
@@ -34,28 +30,35 @@ if TYPE_CHECKING:
         replace_effects,
         through_heads,
     )
-    from optogram.methods.pools import distinct_texts, prepare_texts
-    from optogram.methods.prototypes import find_prototypes
-    from optogram.methods.reference_scores import reference_scores
-    from optogram.methods.relevance import Attributor, Start
-    from optogram.methods.roles import agreement, measured_roles, named_roles, neighbours, top_images
-    from optogram.methods.sort_matching import (
+    from optogram.methods.neurons.groups import separated
+    from optogram.methods.neurons.image_concepts import concept_precision, image_concepts, true_concepts
+    from optogram.methods.neurons.labels import named_values, shared_values, value_agreement
+    from optogram.methods.neurons.maps import neuron_heatmaps
+    from optogram.methods.neurons.sparse import omp, omp_sizes, recompose
+    from optogram.methods.neurons.text_dictionary import distinct_texts, prepare_texts
+    from optogram.methods.visualisation.evaluators import Judges
+    from optogram.methods.visualisation.parameterisations import magnitude_spectrum
+    from optogram.methods.visualisation.prototypes import find_prototypes
+    from optogram.methods.visualisation.reference_scores import reference_scores
+    from optogram.methods.visualisation.render import vital_album
+    from optogram.methods.visualisation.rivals import baseline
+    from optogram.methods.visualisation.scores import visual_scores
+    from optogram.methods.visualisation.sort_matching import (
         matching_loss,
         reference_prototype,
         sort_match_loss,
         sort_match_prototype,
     )
-    from optogram.methods.sparse import omp, omp_sizes, recompose
-    from optogram.methods.spurious import debias, spurious_heads
-    from optogram.methods.targets import find_targets
-    from optogram.methods.textspan import reconstruct, textspan, textspan_heads
-    from optogram.methods.visual_scores import visual_scores
-    from optogram.methods.vital import vital
+    from optogram.methods.visualisation.targets import TargetOptions, find_targets
+    from optogram.methods.visualisation.vital import Drawing, VitalOptions, vital
 
 __all__ = [
     "Attributor",
+    "Drawing",
     "Judges",
     "Start",
+    "TargetOptions",
+    "VitalOptions",
     "ablate_components",
     "ablate_effects",
     "ablate_heads",
@@ -113,70 +116,77 @@ __all__ = [
 ]
 
 _EXPORTS = {
-    "baseline": "baselines",
-    "find_targets": "targets",
-    "magnitude_spectrum": "canvases",
-    "reference_scores": "reference_scores",
-    "vital": "vital",
-    "visual_scores": "visual_scores",
-    "vital_album": "album",
-    "find_prototypes": "prototypes",
-    "Judges": "judges",
-    "Attributor": "relevance",
-    "Start": "relevance",
-    "ablate_components": "ablation",
-    "ablate_effects": "neurons",
-    "ablate_heads": "ablation",
-    "ablate_layers": "ablation",
-    "agreement": "roles",
-    "concept_precision": "concepts",
-    "attack": "adversarial",
-    "candidates": "adversarial",
-    "debias": "spurious",
-    "describe": "describe",
-    "distinct_texts": "pools",
-    "effect_means": "neurons",
-    "image_concepts": "concepts",
-    "fooled": "adversarial",
-    "joint": "joint",
-    "largest_effects": "neurons",
-    "matching_loss": "sort_matching",
-    "mean_ablate": "ablation",
-    "measured_roles": "roles",
-    "mined_phrases": "adversarial",
-    "named_roles": "roles",
-    "named_values": "neuron_labels",
-    "neighbours": "roles",
-    "neuron_heatmaps": "neuron_maps",
-    "omp": "sparse",
-    "omp_sizes": "sparse",
-    "phrase_scores": "adversarial",
-    "prepare_texts": "pools",
-    "rank_one": "neurons",
-    "recompose": "sparse",
-    "reconstruct": "textspan",
-    "reference_prototype": "sort_matching",
-    "replace_effects": "neurons",
-    "separated": "groups",
-    "shared_values": "neuron_labels",
-    "sort_match_loss": "sort_matching",
-    "sort_match_prototype": "sort_matching",
-    "spurious_heads": "spurious",
-    "strongest_neurons": "adversarial",
-    "synonyms": "adversarial",
-    "textspan": "textspan",
-    "textspan_heads": "textspan",
-    "through_heads": "neurons",
-    "top_images": "roles",
-    "true_concepts": "concepts",
-    "value_agreement": "neuron_labels",
+    "baseline": "methods.visualisation.rivals",
+    "find_targets": "methods.visualisation.targets",
+    "TargetOptions": "methods.visualisation.targets",
+    "magnitude_spectrum": "methods.visualisation.parameterisations",
+    "reference_scores": "methods.visualisation.reference_scores",
+    "Drawing": "methods.visualisation.vital",
+    "VitalOptions": "methods.visualisation.vital",
+    "vital": "methods.visualisation.vital",
+    "visual_scores": "methods.visualisation.scores",
+    "vital_album": "methods.visualisation.render",
+    "find_prototypes": "methods.visualisation.prototypes",
+    "Judges": "methods.visualisation.evaluators",
+    "Attributor": "decompose.relevance",
+    "Start": "decompose.relevance",
+    "ablate_components": "methods.heads.mean_ablation",
+    "ablate_effects": "methods.neurons.effects",
+    "ablate_heads": "methods.heads.mean_ablation",
+    "ablate_layers": "methods.heads.mean_ablation",
+    "agreement": "methods.heads.roles",
+    "concept_precision": "methods.neurons.image_concepts",
+    "attack": "methods.neurons.adversarial",
+    "candidates": "methods.neurons.adversarial",
+    "debias": "methods.heads.spurious",
+    "describe": "methods.heads.descriptions",
+    "distinct_texts": "methods.neurons.text_dictionary",
+    "effect_means": "methods.neurons.effects",
+    "image_concepts": "methods.neurons.image_concepts",
+    "fooled": "methods.neurons.adversarial",
+    "joint": "methods.heads.token_maps",
+    "largest_effects": "methods.neurons.effects",
+    "matching_loss": "methods.visualisation.sort_matching",
+    "mean_ablate": "methods.heads.mean_ablation",
+    "measured_roles": "methods.heads.roles",
+    "mined_phrases": "methods.neurons.adversarial",
+    "named_roles": "methods.heads.roles",
+    "named_values": "methods.neurons.labels",
+    "neighbours": "methods.heads.roles",
+    "neuron_heatmaps": "methods.neurons.maps",
+    "omp": "methods.neurons.sparse",
+    "omp_sizes": "methods.neurons.sparse",
+    "phrase_scores": "methods.neurons.adversarial",
+    "prepare_texts": "methods.neurons.text_dictionary",
+    "rank_one": "methods.neurons.effects",
+    "recompose": "methods.neurons.sparse",
+    "reconstruct": "methods.heads.textspan",
+    "reference_prototype": "methods.visualisation.sort_matching",
+    "replace_effects": "methods.neurons.effects",
+    "separated": "methods.neurons.groups",
+    "shared_values": "methods.neurons.labels",
+    "sort_match_loss": "methods.visualisation.sort_matching",
+    "sort_match_prototype": "methods.visualisation.sort_matching",
+    "spurious_heads": "methods.heads.spurious",
+    "strongest_neurons": "methods.neurons.adversarial",
+    "synonyms": "methods.neurons.adversarial",
+    "textspan": "methods.heads.textspan",
+    "textspan_heads": "methods.heads.textspan",
+    "through_heads": "methods.neurons.effects",
+    "top_images": "methods.heads.roles",
+    "true_concepts": "methods.neurons.image_concepts",
+    "value_agreement": "methods.neurons.labels",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
-        return getattr(import_module(f"optogram.methods.{_EXPORTS[name]}"), name)
+        return getattr(import_module(f"optogram.{_EXPORTS[name]}"), name)
     raise AttributeError(f"module 'optogram.methods' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class _Package(ModuleType):

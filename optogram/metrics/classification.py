@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int32
 
 from optogram.errors import DataError, ShapeError
 
@@ -16,6 +16,12 @@ class ZeroShotTask:
 
     Every attribute is a question of its own ("which colour?"), answered by the largest logit among the classes of that
     attribute. An image whose label is -1 has no answer and is left out of that attribute's numbers.
+
+    >>> from optogram.metrics.classification import ZeroShotTask
+    >>> task = ZeroShotTask.prepare(zeroshot, scenes.label, scenes.value_name)
+    >>> correct, margin = task.outcome(compact.embedding.values @ zeroshot.classifier.values.T)
+    >>> correct.shape, margin.shape
+    ((12, 7), (12, 7))
     """
 
     attributes: tuple[str, ...]
@@ -114,6 +120,13 @@ def score(embeddings: Any, classifier: xr.Dataset, labels: xr.DataArray, value_n
     embeddings: (image, embed), unit norm or not: scaling an image's embedding changes no answer. The margin is the mean
         over images of the true class's logit less the best other's, in the units of the embeddings: pass unit ones for
         cosines. Arguments and errors otherwise as `ZeroShotTask.prepare`; an attribute without labels scores NaN.
+
+    >>> from optogram.metrics.classification import score
+    >>> found = score(compact.embedding, zeroshot, scenes.label, scenes.value_name)
+    >>> found.accuracy.dims, found.accuracy.sizes["attribute"]
+    (('attribute',), 7)
+    >>> found.chance.sel(attribute="shape").round(3).item()
+    0.167
     """
     task = ZeroShotTask.prepare(classifier, labels, value_name)
     vectors, weights = np.asarray(embeddings), np.asarray(classifier["classifier"].values)
@@ -130,7 +143,13 @@ def score(embeddings: Any, classifier: xr.Dataset, labels: xr.DataArray, value_n
 
 
 def accuracy(embeddings: Any, classifier: xr.Dataset, labels: xr.DataArray, value_name: xr.DataArray) -> xr.DataArray:
-    """Zero-shot accuracy (attribute), with `chance`, `majority` and `count` as coordinates. Arguments as `score`."""
+    """Zero-shot accuracy (attribute), with `chance`, `majority` and `count` as coordinates. Arguments as `score`.
+
+    >>> from optogram.metrics.classification import accuracy
+    >>> found = accuracy(compact.embedding, zeroshot, scenes.label, scenes.value_name)
+    >>> found["count"].values.tolist()
+    [12, 12, 12, 12, 12, 12, 12]
+    """
     result = score(embeddings, classifier, labels, value_name)
     return result["accuracy"].assign_coords({name: result[name] for name in ("chance", "majority", "count")})
 
@@ -141,6 +160,11 @@ def group_accuracy(correct: Float[np.ndarray, " image"], group: Any) -> xr.Datas
     correct: 0 or 1 an image, NaN where unknown (left out). group: a label an image, integers or strings.
 
     Raises ShapeError if the two differ in length, DataError if no image is known.
+
+    >>> from optogram.metrics.classification import group_accuracy
+    >>> found = group_accuracy(np.array([1.0, 1.0, 0.0, 1.0]), ["land", "land", "water", "water"])
+    >>> found.accuracy.values.tolist(), found.worst.item(), found.overall.item()
+    ([1.0, 0.5], 0.5, 0.75)
     """
     names = np.asarray(group)
     if names.shape != correct.shape:
@@ -162,8 +186,25 @@ def group_accuracy(correct: Float[np.ndarray, " image"], group: Any) -> xr.Datas
 
 
 def nan_mean(outcomes: Float[np.ndarray, "image attribute"]) -> Float[np.ndarray, " attribute"]:
-    """Mean over images of what is not NaN; NaN (and no warning) where nothing is."""
+    """Mean over images of what is not NaN; NaN (and no warning) where nothing is.
+
+    >>> from optogram.metrics.classification import nan_mean
+    >>> nan_mean(np.array([[1.0, np.nan], [0.0, np.nan], [np.nan, 1.0]])).tolist()
+    [0.5, 1.0]
+    """
     known = ~np.isnan(outcomes)
     count = known.sum(0)
     total = np.where(known, outcomes, 0).sum(0, dtype=np.float64)
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
+def moved(
+    before: Float[np.ndarray, "image attribute"], after: Float[np.ndarray, "image attribute"]
+) -> Int32[np.ndarray, "way attribute"]:
+    """Of answers before and after, 1 right and 0 wrong: how many images are lost, and how many gained.
+
+    >>> from optogram.metrics.classification import moved
+    >>> moved(np.array([[1.0], [1.0], [0.0]]), np.array([[0.0], [0.0], [1.0]])).tolist()
+    [[2], [1]]
+    """
+    return np.stack([(before > after).sum(0, dtype=np.int32), (before < after).sum(0, dtype=np.int32)])

@@ -13,7 +13,7 @@ ROUNDING = 1e-12
 """A difference of shares that is none: 0.35 - 0.1 falls short of 0.25."""
 
 
-def frechet_distance(ours: Float[np.ndarray, "image channel"], theirs: Float[np.ndarray, "image channel"]) -> float:
+def frechet_distance(ours: Float[np.ndarray, "own channel"], theirs: Float[np.ndarray, "other channel"]) -> float:
     """FID (Heusel et al. 2017) in whatever features: |m - m'|^2 + tr(S + S' - 2 (S S')^1/2), S with n - 1.
 
     tr (S S')^1/2 is the sum of the singular values of R R'^T, where S = R^T R comes from a QR of the centred features.
@@ -23,6 +23,11 @@ def frechet_distance(ours: Float[np.ndarray, "image channel"], theirs: Float[np.
     Expect more with few images than with many of the same kind: compare sets of the same size.
 
     Raises ShapeError if the two differ in channels, DataError for fewer than two images or features not finite.
+
+    >>> from optogram.metrics.visualisations import frechet_distance
+    >>> features = np.random.default_rng(0).standard_normal((50, 3))
+    >>> round(frechet_distance(features, features + [2.0, 0.0, 0.0]), 6)
+    4.0
     """
     means, roots = [], []
     for features in (ours, theirs):
@@ -43,26 +48,34 @@ def frechet_distance(ours: Float[np.ndarray, "image channel"], theirs: Float[np.
     return max(0.0, float(apart + variances - 2 * common))
 
 
-def roc_auc(synthetic: Float[np.ndarray, " image"], control: Float[np.ndarray, " image"]) -> float:
+def roc_auc(synthetic: Float[np.ndarray, " image"], control: Float[np.ndarray, " other"]) -> float:
     """Probability that a synthetic image activates a neuron more than a control image, ties counted half.
 
     The area under the ROC curve of CoSy (Kopf et al. 2024), synthetic images being the positives. With the images that
     activate the neuron most as control (B.1), 0.5 says that the synthetic ones are as good as these.
 
     Raises DataError if one side has no image, or an activation is not finite.
+
+    >>> from optogram.metrics.visualisations import roc_auc
+    >>> roc_auc(np.array([0.9, 0.4]), np.array([0.1, 0.4, 0.5]))
+    0.75
     """
     _check_activations(synthetic, control)
     below, upto = (np.searchsorted(np.sort(control), synthetic, side) for side in ("left", "right"))
     return float((below + upto).mean() / (2 * len(control)))
 
 
-def mean_activation_difference(synthetic: Float[np.ndarray, " image"], control: Float[np.ndarray, " image"]) -> float:
+def mean_activation_difference(synthetic: Float[np.ndarray, " image"], control: Float[np.ndarray, " other"]) -> float:
     """MAD of CoSy (Kopf et al. 2024): mean activation on synthetic images less that on control, in its deviations.
 
     The standard deviation is that of the control images, with n. NaN where it is 0: a neuron that answers all control
     images alike has no scale.
 
     Raises DataError if one side has no image, or an activation is not finite.
+
+    >>> from optogram.metrics.visualisations import mean_activation_difference
+    >>> mean_activation_difference(np.array([3.0, 5.0]), np.array([1.0, 3.0]))
+    2.0
     """
     _check_activations(synthetic, control)
     synthetic, control = (np.asarray(side, np.float64) for side in (synthetic, control))
@@ -76,6 +89,11 @@ def top_k_accuracy(scores: Float[np.ndarray, "image class"], truth: Int[np.ndarr
     """Share of images whose true class is among the k highest scores; of equal scores the first class is higher.
 
     Raises DataError if there is no image or a score is not finite, ShapeError if truth is no class index for each.
+
+    >>> from optogram.metrics.visualisations import top_k_accuracy
+    >>> logits = np.array([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
+    >>> top_k_accuracy(logits, np.array([0, 1])), top_k_accuracy(logits, np.array([0, 1]), k=2)
+    (0.5, 1.0)
     """
     ranked = np.argsort(-_checked(scores, truth), axis=1, kind="stable")
     return float((ranked[:, :k] == truth[:, None]).any(1).mean())
@@ -84,7 +102,12 @@ def top_k_accuracy(scores: Float[np.ndarray, "image class"], truth: Int[np.ndarr
 def confidence(
     logits: Float[np.ndarray, "image class"], truth: Int[np.ndarray, " image"]
 ) -> Float64[np.ndarray, " image"]:
-    """Softmax probability of the true class of each image (Table 4). Raises as `top_k_accuracy`."""
+    """Softmax probability of the true class of each image (Table 4). Raises as `top_k_accuracy`.
+
+    >>> from optogram.metrics.visualisations import confidence
+    >>> confidence(np.array([[0.0, 0.0], [np.log(3.0), 0.0]]), np.array([0, 0])).round(2).tolist()
+    [0.5, 0.75]
+    """
     logits = _checked(logits, truth)
     odds = np.exp(logits - logits.max(1, keepdims=True))
     return odds[np.arange(len(truth)), truth] / odds.sum(1)
@@ -92,7 +115,12 @@ def confidence(
 
 @dataclass(frozen=True)
 class Cue:
-    """A value of another attribute that goes with a class; `excess` = P(value | class) - P(value)."""
+    """A value of another attribute that goes with a class; `excess` = P(value | class) - P(value).
+
+    >>> from optogram.metrics.visualisations import Cue
+    >>> str(Cue("background", "water", 0.4))
+    'background: water'
+    """
 
     attribute: str
     value: str
@@ -111,6 +139,13 @@ def cues(
     of either attribute. value_name: (attribute, value). Of equal excess the first in the artifact's order.
 
     Raises ParamError for a class attribute that images are not labelled by.
+
+    >>> from optogram.metrics.visualisations import cues
+    >>> tied = xr.DataArray([[0, 1], [0, 1], [1, 0], [1, 1]], dims=("image", "attribute"))
+    >>> names = xr.DataArray([["circle", "star"], ["snow", "water"]], dims=("attribute", "value"))
+    >>> found = cues(tied.assign_coords(attribute=["shape", "background"]), names, "shape")
+    >>> str(found["circle"]), found["circle"].excess
+    ('background: water', 0.25)
     """
     known = labels["attribute"].values.astype(str).tolist()
     if class_attribute not in known:

@@ -4,25 +4,27 @@ from importlib import import_module
 from typing import Any
 
 _EXPORTS = {
-    "Classifier": "classifiers",
-    "Clip": "folder",
-    "Preprocess": "folder",
-    "activations": "classifiers",
-    "blocks": "classifiers",
-    "build_clip": "folder",
+    "Classifier": "loading.classifiers",
+    "Clip": "loading.clip_folders",
+    "Preprocess": "loading.clip_folders",
+    "activations": "layers",
+    "blocks": "layers",
+    "build_clip": "loading.clip_folders",
     "embed_pool": "text_embeddings",
     "embed_zeroshot": "text_embeddings",
-    "encode_images": "folder",
-    "encode_texts": "folder",
-    "load_classifier": "classifiers",
-    "load_classifier_folder": "classifier_folder",
-    "load_clip": "folder",
-    "load_clip_spec": "spec",
-    "load_model": "spec",
-    "penultimate": "classifiers",
-    "save_classifier": "classifier_folder",
-    "save_clip": "folder",
-    "train_clip": "train",
+    "encode_images": "loading.clip_folders",
+    "encode_texts": "loading.clip_folders",
+    "in_order": "layers",
+    "load_classifier": "loading.classifiers",
+    "load_classifier_folder": "loading.classifier_folders",
+    "load_clip": "loading.clip_folders",
+    "load_clip_spec": "loading.specs",
+    "load_model": "loading.specs",
+    "outputs": "layers",
+    "penultimate": "linear_head",
+    "save_classifier": "loading.classifier_folders",
+    "save_clip": "loading.clip_folders",
+    "train_clip": "training.clip",
 }
 __all__ = list(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -31,3 +33,7 @@ def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

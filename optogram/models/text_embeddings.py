@@ -8,7 +8,7 @@ import xarray as xr
 
 from optogram.data.pools import is_random, random_vectors
 from optogram.errors import DataError
-from optogram.models.folder import Clip, encode_texts
+from optogram.models.loading.clip_folders import Clip, encode_texts
 
 
 def embed_pool(clip: Clip, pool: xr.Dataset, *, batch: int = 256, seed: int = 0) -> xr.Dataset:
@@ -16,6 +16,12 @@ def embed_pool(clip: Clip, pool: xr.Dataset, *, batch: int = 256, seed: int = 0)
 
     The names of the `random` pool become Gaussian directions drawn from `seed`, not embeddings of the names.
     Raises DataError for a text that is too long for the model, or that it maps to no finite direction.
+
+    >>> from optogram.data import pool
+    >>> from optogram.models import embed_pool
+    >>> found = embed_pool(clip, pool("class").isel(text=slice(3)))
+    >>> found.embedding.dims, found.embedding.shape
+    (('text', 'embed'), (3, 16))
     """
     texts = [str(text) for text in pool["text"].values]
     if is_random(texts):
@@ -34,6 +40,11 @@ def embed_zeroshot(clip: Clip, prompts: Sequence[tuple[str, str, Sequence[str]]]
 
     A class's row is the mean over its prompts of their unit embeddings, scaled to unit norm (Radford et al. 2021,
     section 3.1.4). Raises DataError if there are no classes or a prompt is too long for the model.
+
+    >>> from optogram.models import embed_zeroshot
+    >>> found = embed_zeroshot(clip, [("shape", "star", ["a star", "one star"]), ("shape", "ring", ["a ring"])])
+    >>> found.classifier.shape, found.value.values.tolist()
+    ((2, 16), ['star', 'ring'])
     """
     if not prompts or not all(texts for *_, texts in prompts):
         raise DataError("zero-shot classifier: expected at least one class, and a prompt for each.")

@@ -11,7 +11,8 @@ import xarray as xr
 from jaxtyping import Float
 
 from optogram.errors import DataError
-from optogram.report.formats import slugs
+from optogram.metrics.intervals import Interval
+from optogram.report.labels import slugs
 
 Datasets = Mapping[str, xr.Dataset]
 COLOURS = 8
@@ -27,7 +28,11 @@ UNSHOWN = {
 
 @dataclass(frozen=True)
 class Head:
-    """One attention head of the decomposed layers; `row`, `column` are its places along layer and head."""
+    """One attention head of the decomposed layers; `row`, `column` are its places along layer and head.
+
+    `drop` is what its ablation costs the attribute `measured`, and `ends` its 95 % interval. `texts` are its first
+    descriptions, those that name an attribute's value before others.
+    """
 
     layer: int
     head: int
@@ -39,6 +44,7 @@ class Head:
     measured: str = ""
     by_margin: str = ""
     drop: float = 0.0
+    ends: Interval = field(default_factory=lambda: Interval(0.0, 0.0))
     variance: float = 0.0
     texts: tuple[str, ...] = ()
 
@@ -106,13 +112,16 @@ class Model:
         spans, roles = self.part("textspan"), self.part("roles")
         if spans is None:
             return []
-        variance, texts = spans["total_variance"].values, strings(spans["text"].isel(pool=0))
+        variance = spans["total_variance"].values
+        texts, naming = (strings(spans[name].isel(pool=0)) for name in ("text", "text_attribute"))
         found = []
         for row, layer in enumerate(numbers(spans, "layer")):
             for column, head in enumerate(numbers(spans, "head")):
                 facts = {} if roles is None else _role(roles, layer, head)
                 page = f"{self.slug}-L{layer}H{head}.html"
-                top = tuple(texts[row, column, :3].tolist())
+                # what names nothing of the images ("a pencil sketch") says little of a head
+                order = np.argsort(naming[row, column] == "", kind="stable")[:3]
+                top = tuple(texts[row, column, order].tolist())
                 found.append(
                     Head(layer, head, row, column, page, variance=float(variance[row, column]), texts=top, **facts)
                 )
@@ -220,10 +229,12 @@ def _role(roles: xr.Dataset, layer: int, head: int) -> dict[str, Any]:
         return {}
     here, names = roles.isel(at), labels(roles, "attribute")
     named, measured = str(here["named"].item()), str(here["measured"].item())
+    column = names.index(measured) if measured in names else 0
     return {
         "named": named,
         "share": float(here["name_score"].values[names.index(named)]) if named in names else 0.0,
         "measured": measured,
         "by_margin": str(here["measured_by_margin"].item()),
-        "drop": float(here["accuracy_drop"].values[names.index(measured)]) if measured in names else 0.0,
+        "drop": float(here["accuracy_drop"].values[column]),
+        "ends": Interval(*(float(here[f"accuracy_drop_{end}"].values[column]) for end in ("low", "high"))),
     }

@@ -1,18 +1,52 @@
 """Room report: what a section shows of one model, in the terms of the templates: tiles, plots, tables, galleries."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from optogram.report.figures import Plot
-from optogram.report.findings import Findings, Model, Neuron
-from optogram.report.formats import percent
-from optogram.report.images import Thumbnails
-from optogram.report.made import Made, artifact_name, made
+from optogram.report.charts.plotly import Plot
+from optogram.report.findings import Findings, Model
+from optogram.report.images import Thumb, Thumbnails
+from optogram.report.labels import percent
+from optogram.report.provenance import Made, artifact_name, made
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A key number: what it is, the number, and what to compare it with."""
+
+    title: str
+    value: str
+    beside: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image (None if no split has it), what is written below it, and a data URI of what is laid over it.
+
+    `kind` of what is laid over: "heat" or "mask". `says` is told where one points at it.
+    """
+
+    thumb: Thumb | None
+    below: str = ""
+    over: str = ""
+    kind: str = "heat"
+    says: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures in rows, each row with a heading and a remark; below `columns`, or one after another without them."""
+
+    rows: list[tuple[str, str, list[Picture]]]
+    columns: tuple[str, ...] = ()
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,35 +64,39 @@ class Table:
 
 @dataclass
 class Panel:
-    """One model's part of a section. `skipped` says why there is nothing to show, `folded` tables open on request."""
+    """One model's part of a section. `skipped` says why there is nothing to show, `folded` tables open on request.
+
+    `notes` are what is missing or to be known; `extra` is what a template of the section's own takes. On the first
+    screen stand the tiles and the first plot, or with `pictures_first` the first gallery.
+    """
 
     model: Model | None = None
     skipped: str = ""
     says: str = ""
+    notes: list[str] = field(default_factory=list)
+    tiles: list[Tile] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
+    galleries: list[Gallery] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     folded: list[Table] = field(default_factory=list)
+    pictures_first: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
     made: list[Made] = field(default_factory=list)
 
 
-@dataclass
-class Section:
-    """A section of the index page: a heading, how to read it, and a panel a model."""
-
-    key: str
-    title: str
-    reading: str
-    panels: list[Panel]
-
-
 @dataclass(frozen=True)
 class Context:
-    """What every builder of a section or page gets; `neurons` are by the model's name, by layer and neuron."""
+    """What every builder of a section or page gets."""
 
     findings: Findings
     thumbs: Thumbnails
-    neurons: Mapping[str, Sequence[Neuron]]
+    _shared: dict[Hashable, Any] = field(default_factory=dict)
+
+    def once(self, key: Hashable, find: Callable[[], Found]) -> Found:
+        """What `find` gives, found when first asked for under this key: several sections and many pages share it."""
+        if key not in self._shared:
+            self._shared[key] = find()
+        return cast("Found", self._shared[key])
 
     def panel(self, model: Model, *kinds: str) -> Panel:
         """An empty panel that says how `kinds` were made, and why the first of them is missing if it is."""
@@ -117,11 +155,9 @@ def percent_table(
     values: Float[np.ndarray, "row column"],
     *,
     caption: str = "",
-    bold: bool = False,
+    best: Bool[np.ndarray, "row column"] | None = None,
 ) -> Table:
-    """A table of shares; `bold` marks the largest of each column."""
+    """A table of shares; `best` says which are set in bold."""
     rows = [[name, *(percent(v) for v in row)] for name, row in zip(names, values.tolist(), strict=True)]
-    shown = np.round(values, 3)
-    largest = (shown == shown.max(axis=0)) & (shown > shown.min(axis=0))
-    best = {(int(r), int(c)) for r, c in np.argwhere(largest)} if bold else set()
-    return Table([corner, *columns], rows, caption, frozenset(best))
+    marked = {(int(r), int(c)) for r, c in np.argwhere(best)} if best is not None else set()
+    return Table([corner, *columns], rows, caption, frozenset(marked))

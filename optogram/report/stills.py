@@ -4,31 +4,54 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import xarray as xr
 
 from optogram.errors import ArtifactError
-from optogram.report import curves, drawings, visual_drawings
-from optogram.report.drawings import Drawn
+from optogram.report.charts import applications, heads, matplotlib, neurons, role_sheet, visual_stills
+from optogram.report.charts.chart import Chart
+from optogram.report.charts.sheet import Drawn, plain_style
 from optogram.report.findings import Datasets, Findings, Model, collect
-from optogram.report.sheet import plain_style
 from optogram.store.digests import value_digest
+from optogram.store.disk import put
+
+CHARTS: dict[str, tuple[str, Callable[[Findings, xr.Dataset], Chart]]] = {
+    "ablation": ("ablation", heads.ablation),
+    "textspan": ("textspan", heads.textspan),
+    "spurious": ("spurious", lambda _, found: applications.spurious(found)),
+    "segmentation": ("segmentation", lambda _, found: applications.segmentation(found)),
+    "neurons": ("neuron_ablation", neurons.needed),
+    "neuron-texts": ("neuron_ablation", neurons.texts),
+}
+"""For each figure that is a chart the kind of artifact that it is drawn from, and what describes it."""
+
+MOST = 24
+"""Facets in a figure, at most; the report has them all."""
+
+
+def _chart(describe: Callable[[Findings, xr.Dataset], Chart]) -> Callable[[Findings, Model, xr.Dataset], Drawn]:
+    """What draws a chart of a model."""
+
+    def draw(findings: Findings, model: Model, found: xr.Dataset) -> Drawn:
+        chart = describe(findings, found)
+        more = len(chart.facets) - MOST
+        left_out = f" {more} more plots are in the report." if more > 0 else ""
+        caption = f"{model.name} on images/eval: {chart.title}. {chart.caption}{left_out}"
+        return chart.title, caption, matplotlib.draw(replace(chart, facets=chart.facets[:MOST]), model.name)
+
+    return draw
+
 
 DRAWERS: dict[str, tuple[str, Callable[[Findings, Model, xr.Dataset], Drawn | None]]] = {
-    "ablation": ("ablation", drawings.ablation),
-    "textspan": ("textspan", curves.textspan),
-    "roles": ("roles", drawings.roles),
-    "spurious": ("spurious", drawings.spurious),
-    "segmentation": ("segmentation", drawings.segmentation),
-    "neurons": ("neuron_ablation", curves.neurons),
-    "neuron-texts": ("neuron_ablation", curves.neuron_texts),
+    **{name: (kind, _chart(describe)) for name, (kind, describe) in CHARTS.items()},
+    "roles": ("roles", role_sheet.roles),
 }
-"""For each figure the kind of artifact that it is drawn from, and what draws it."""
+"""For each figure of a model the kind of artifact that it is drawn from, and what draws it."""
 CLASSIFIER_DRAWERS: dict[str, Callable[[Model], Drawn | None]] = {
-    "gallery": visual_drawings.gallery,
-    "visual-scores": visual_drawings.visual_scores,
+    "gallery": visual_stills.gallery,
+    "visual-scores": visual_stills.visual_scores,
 }
 """For each figure of a classifier what draws it."""
 
@@ -76,7 +99,7 @@ def write_stills(
             (folder / still.file).write_bytes(still.png)
         index = json.dumps([still.entry for still in found], ensure_ascii=False, indent=1, sort_keys=True) + "\n"
         (folder / "index.json").write_text(index, encoding="utf-8", errors="backslashreplace")
-        folder.rename(out)
+        put(folder, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -1,6 +1,5 @@
 """Shards made by the workers of a Dask cluster: each computes, writes and marks its own, on a disk that all share."""
 
-import os
 import pickle
 import signal
 import uuid
@@ -15,11 +14,9 @@ import xarray as xr
 from optogram.errors import ArtifactError
 from optogram.progress import say
 from optogram.store.digests import bytes_digest
+from optogram.store.rounding import Threads, environment, kernels, use_threads
 from optogram.store.shards import Compute, Work, make, seal
 from optogram.store.write import Run, Runner
-
-# What decides how sums round (stages/__init__.py): a worker's must be as in the process that sends it work.
-ROUNDING = ("MKL_CBWR", "OPENBLAS_CORETYPE")
 
 CONNECT_SECONDS = 20
 
@@ -46,11 +43,11 @@ class Once:
 
 
 def on_cluster(
-    *, processes: int = 0, address: str | None = None, threads: int = 1, check: Callable[[], None] | None = None
+    *, processes: int = 0, address: str | None = None, threads: Threads = 1, check: Callable[[], None] | None = None
 ) -> Runner:
     """A runner for `write_sharded`: `processes` on this machine, or the workers of the scheduler at `address`.
 
-    threads: torch threads in a worker. check: called once in each worker before it computes, to refuse it.
+    threads: how many a worker computes with. check: called once in each worker before it computes, to refuse it.
 
     A worker that dies costs the shard that it was at: the others, or the one that Dask starts in its place, make it
     again. What `compute` raises in a worker is raised here. Raises ArtifactError if the scheduler cannot be reached or
@@ -61,7 +58,7 @@ def on_cluster(
     def runner(work: Work, compute: Compute) -> Iterator[Run]:
         task = work.folder / "task.pickle"
         # the random part tells a folder of this run from one of the same name on another disk, or of an earlier run
-        content = pickle.dumps((work, compute, check, threads, _rounding(), uuid.uuid4().hex))
+        content = pickle.dumps((work, compute, check, threads, kernels(), uuid.uuid4().hex))
         if b"__main__" in content:
             raise TypeError(f"{compute} is defined in __main__, where no worker can import it: move it to a module.")
         task.write_bytes(content)
@@ -73,12 +70,8 @@ def on_cluster(
     return runner
 
 
-def _rounding() -> dict[str, str]:
-    return {name: os.environ[name] for name in ROUNDING if name in os.environ}
-
-
 @contextmanager
-def _client(processes: int, address: str | None, threads: int) -> Iterator[Any]:
+def _client(processes: int, address: str | None, threads: Threads) -> Iterator[Any]:
     from dask import config
     from distributed import Client, LocalCluster
 
@@ -95,10 +88,8 @@ def _client(processes: int, address: str | None, threads: int) -> Iterator[Any]:
             yield client
         return
     local = "127.0.0.1:0"  # without an address, Dask's dashboard listens on port 8787 of every interface
-    count = str(threads)
-    environment = {
-        **_rounding(),
-        **{f"{library}_NUM_THREADS": count for library in ("OMP", "MKL", "OPENBLAS")},
+    surroundings = {
+        **environment(threads),
         # Dask has glibc return freed memory at once, and a worker computes in a thread, whose own heap is small: this
         # spares a forward pass the page faults (meant so; measured only on a busy machine, where it is not certain)
         "MALLOC_ARENA_MAX": "1",
@@ -106,7 +97,7 @@ def _client(processes: int, address: str | None, threads: int) -> Iterator[Any]:
         "MALLOC_TRIM_THRESHOLD_": str(1 << 31),
     }
     with (
-        config.set({"distributed.nanny.pre-spawn-environ": environment}),
+        config.set({"distributed.nanny.pre-spawn-environ": surroundings}),
         LocalCluster(
             n_workers=processes,
             threads_per_worker=1,
@@ -117,7 +108,7 @@ def _client(processes: int, address: str | None, threads: int) -> Iterator[Any]:
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        say(f"Dask: {processes} processes at {cluster.scheduler_address}, {threads} torch threads each")
+        say(f"Dask: {processes} processes at {cluster.scheduler_address}, threads: {threads} each")
         yield client
 
 
@@ -172,12 +163,14 @@ def _opened(task: str, digest: str) -> tuple[Work, Compute]:
         work, compute, check, threads, rounding, _ = pickle.loads(content)
     except (ImportError, AttributeError) as error:
         raise ArtifactError(f"A Dask worker has other code than this run ({error}). Restart the workers.") from None
-    if _rounding() != rounding:
-        setting = " ".join(f"{name}={value}" for name, value in rounding.items())
+    if kernels() != rounding:
+        settings = [f"{name}={value}" for name, value in rounding.items()]
+        settings += [f"no {name}" for name in sorted(kernels().keys() - rounding.keys())]
+        setting = " ".join(settings)
         raise ArtifactError(f"A Dask worker would round otherwise than this run. Start the workers with {setting}.")
     if check:
         check()
-    import torch
+    import torch  # noqa: F401  so that it is there to be told its threads
 
-    torch.set_num_threads(threads)
+    use_threads(threads)
     return work, compute

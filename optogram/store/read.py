@@ -44,6 +44,9 @@ def checked(dataset: xr.Dataset, name: str) -> xr.Dataset:
 
 
 def _plain(strings: xr.DataArray) -> xr.DataArray:
-    return xr.apply_ufunc(
-        lambda values: values.astype(object), strings, dask="parallelized", output_dtypes=[object], keep_attrs=True
-    )
+    return xr.apply_ufunc(_objects, strings, dask="parallelized", output_dtypes=[object], keep_attrs=True)
+
+
+def _objects(strings: np.ndarray) -> np.ndarray:
+    """Plain Python strings; a function of the module, so that what was opened can be pickled."""
+    return strings.astype(object)

@@ -90,8 +90,8 @@ class LocalArray(ZarrArrayWrapper):
     def _path(self) -> Path:
         return Path(self._array.store.root) / self._array.path
 
-    def _select(self, key: tuple[Any, ...]) -> np.ndarray:
-        """The outer product of integers, slices and integer arrays, one a dimension."""
+    def _select(self, key: tuple[Any, ...]) -> np.ndarray | np.generic:
+        """The outer product of integers, slices and integer arrays, one a dimension; of integers alone a scalar."""
         wanted, rest = np.atleast_1d(np.arange(self.shape[0])[key[0]]), key[1:]
         row = _narrowed(np.empty((0, *self.shape[1:]), self._array.dtype), rest)
         found = np.empty((len(wanted), *row.shape[1:]), row.dtype)

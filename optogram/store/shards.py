@@ -1,7 +1,6 @@
 """One shard at a time: lay out an artifact's store, make its shards, mark what is safely on disk."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +15,15 @@ from zarr.codecs import ZstdCodec
 
 from optogram.errors import ArtifactError
 from optogram.store.digests import canonical, file_digest
+from optogram.store.disk import sync
 from optogram.store.rows import is_raw, write_shard
 
 CHUNK_BYTES = 1 << 20
 LAYOUT = -1
 """The number of the first piece of work: every array's metadata, and the arrays that are not sharded."""
+
+MISSING = "missing"
+"""Attribute of a variable of floats that may hold NaN: what NaN says there."""
 
 Compute = Callable[[int, int], xr.Dataset]
 """`compute(start, stop)`: the Dataset of these rows, which depends on nothing else."""
@@ -97,7 +100,7 @@ class Work:
 def make(work: Work, compute: Compute, number: int) -> list[Path]:
     """Compute and write the layout or one shard; return its files, which are not yet safe: see `seal`.
 
-    Raises ArtifactError for a NaN or an infinity.
+    Raises ArtifactError for an infinity, and for a NaN in a variable without the attribute `missing`.
     """
     # the layout takes one row, so that no shard is special: any may be made anywhere, and in any order
     start, rows = (0, 1) if number == LAYOUT else (number * work.shard, work.rows(number))
@@ -122,15 +125,6 @@ def seal(work: Work, number: int, files: list[Path]) -> None:
     sync(mark.parent)
 
 
-def sync(path: Path) -> None:
-    """Force a file, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def bytes_a_row(work: Work) -> int:
     """Bytes on disk that one row of the sharded arrays needs, before compression (16 a string)."""
     group = zarr.open_group(work.store, mode="r")
@@ -149,8 +143,12 @@ def _check(part: xr.Dataset, work: Work, number: int, start: int, rows: int) -> 
         if number != LAYOUT and variable.dims[:1] != (dim,):
             continue  # kept from the layout, and looked at there
         values = variable.values
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        if values.dtype.kind != "f":
+            continue
+        # a variable that says what a missing value means there may have some, which are NaN; infinity is always wrong
+        wrong = np.isinf(values) if variable.attrs.get(MISSING) else ~np.isfinite(values)
+        if wrong.any():
+            where = tuple(int(i) for i in np.argwhere(wrong)[0])
             if variable.dims[:1] == (dim,):
                 where = (where[0] + start, *where[1:])
             index = ", ".join(f"{d}={i}" for d, i in zip(variable.dims, where, strict=True))

@@ -1,7 +1,6 @@
 """Writing artifacts: sharded, crash-safe, resumable Zarr groups that appear whole or not at all."""
 
 import errno
-import fcntl
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +17,8 @@ from zarr.errors import ZarrUserWarning
 from optogram.errors import ArtifactError
 from optogram.progress import progress, say
 from optogram.store.digests import canonical, files_digest, value_digest
-from optogram.store.shards import LAYOUT, Compute, Work, bytes_a_row, make, seal, sync
+from optogram.store.disk import open_lock, put, refusals_explained, sync, try_lock
+from optogram.store.shards import LAYOUT, Compute, Work, bytes_a_row, make, seal
 
 PROTOCOL = 1
 DISK_RESERVE = 256 << 20
@@ -86,7 +86,8 @@ def write_sharded(
     `runner` makes the shards elsewhere (`optogram.store.cluster`); by default they are made here, one after the other.
 
     Raises ArtifactError if `out` exists, if another process is making it, if the disk is too small for it or fills up,
-    or if `compute` gives a NaN or an infinity. What was finished is kept.
+    or if `compute` gives an infinity, or a NaN in a variable whose attribute `missing` does not say what NaN means
+    there. What was finished is kept.
     """
     if total < 1:
         raise ArtifactError(f"{out}: nothing to write: {total} rows along {dim!r}, expected at least 1.")
@@ -112,9 +113,7 @@ def write_sharded(
             for number in run([number for number in range(work.count()) if number not in done]):
                 advance(work.rows(number))
         _finish(work, provenance)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work.store.replace(out)
-        sync(out.parent)
+        put(work.store, out)
 
 
 @contextmanager
@@ -141,18 +140,16 @@ def in_turn(work: Work, compute: Compute) -> Iterator[Run]:
 def scratch_folder(scratch: Path, provenance: Provenance, out: Path) -> Iterator[Path]:
     """The work's own folder, under an exclusive lock; removed when the work is finished, kept when it is cut off."""
     folder = scratch / provenance.key
-    folder.mkdir(parents=True, exist_ok=True)
-    with (scratch / f"{provenance.key}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with refusals_explained(out), open_lock(folder.with_name(f"{folder.name}.lock")) as lock:
+        if not try_lock(lock):
             raise ArtifactError(
                 f"{out} is being made by another process (scratch folder {folder}). Wait for it, or stop it first."
-            ) from None
+            )
         if out.exists():
             raise ArtifactError(
                 f"{out} exists and is never overwritten. Remove it (`dvc repro` does), or name another."
             )
+        folder.mkdir(exist_ok=True)
         yield folder
         shutil.rmtree(folder)
         Path(lock.name).unlink()

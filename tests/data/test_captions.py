@@ -95,7 +95,7 @@ def test_unknown_attributes_and_values_are_named():
 
 def test_the_longest_caption_fits_the_demo_models_context():
     """32 tokens at 3000 merges, for every choice of words at once."""
-    from optogram.models.folder import Tokenizer, first_merges
+    from optogram.models.loading.clip_folders import Tokenizer, first_merges
 
     tokenize = Tokenizer(first_merges(3000), 32)
     rng = np.random.default_rng(0)

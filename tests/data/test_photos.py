@@ -4,6 +4,7 @@ import struct
 import time
 import zipfile
 import zlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from optogram.data.image_files import decode
+from optogram.data.image_files import TURNS, decode
 from optogram.data.photos import CAPTION_TEMPLATES, SPLITS, Photos, class_prompts
 from optogram.errors import DataError, ParamError
 from optogram.store import write as store
@@ -298,6 +299,50 @@ def test_unicode_class_names(tmp_path):
     assert "a photo of a Straße 日本" in photos.read(0, 3).caption.values
 
 
+def test_one_class_whatever_form_its_name_has(tmp_path):
+    files = {
+        f"{level}/{name}/{k}.png": encoded(plain((k, 9, 9)))
+        for level, name, k in product(("train", "test"), ("dog", "caf\u00e9"), range(3))
+    }
+    files = {name.replace("train/caf\u00e9", "train/cafe\u0301"): data for name, data in files.items()}
+    photos = Photos(zipped(tmp_path / "photos.zip", files), "eval")
+    assert photos.classes == ["café", "dog"]
+    assert np.bincount(photos.read(0, 6).label.values[:, 0]).tolist() == [3, 3]
+    assert "6 images of eval also in train or reference, byte for byte (test/" in photos.notes[0]
+    files = {name.replace("test/dog", "test/Dog"): data for name, data in files.items()}
+    with pytest.raises(DataError, match=r"folders 'Dog', 'dog' name the same class .letter case"):
+        Photos(zipped(tmp_path / "photos.zip", files), "eval")
+
+
+def test_notes_tell_what_is_left_out_or_doubtful(tmp_path):
+    root = class_folders(tmp_path, levels=("train", "val", "test"), count=3)
+    (root / "test/sea/000.png").write_bytes((root / "train/tree/002.png").read_bytes())
+    (root / "labels.csv").write_text("x")
+    notes = Photos(root, "train").notes
+    assert notes[:2] == ["1 file is no image and left out: labels.csv", "val/ (9 images) is not used: eval is test/"]
+    assert "9 images of eval also in train or reference, byte for byte (test/" in notes[2]
+    assert notes[3].startswith("1 image in more than one class, byte for byte")
+    assert Photos(class_folders(tmp_path / "plain"), "train").notes == []
+
+
+def test_every_class_must_be_in_test_and_have_a_good_image(tmp_path):
+    root = class_folders(tmp_path, levels=("train", "test"), count=3)
+    for path in (root / "test/sea").iterdir():
+        path.write_text("no picture")
+    with pytest.raises(DataError, match="no good image of 'sea' in split 'eval': 3 bad files"):
+        Photos(root, "eval")
+    for path in (root / "test/sea").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="no image under test/ of 'sea', which train/ has"):
+        Photos(root, "eval")
+
+
+def test_one_class_is_refused(tmp_path):
+    files = {f"sea/{k}.png": encoded(plain()) for k in range(9)}
+    with pytest.raises(DataError, match=r"one class only, 'sea'. Expected at least two"):
+        Photos(zipped(tmp_path / "photos.zip", files), "train")
+
+
 @pytest.fixture
 def saved(tmp_path):
     import datasets
@@ -349,6 +394,30 @@ def test_saved_dataset_of_one_table(saved):
     assert Photos(saved / "odd", "train", label_column="kind").classes == ["0", "1"]
 
 
+def test_a_state_json_alone_makes_no_saved_dataset(tmp_path):
+    root = class_folders(tmp_path)
+    (root / "state.json").write_text("{}")
+    assert Photos(root, "train").classes == ["red fox", "sea", "tree"]
+
+
+def test_splits_of_a_saved_dataset_that_say_nothing_are_refused(saved):
+    import datasets
+
+    one = datasets.load_from_disk(str(saved / "one"))
+    twice = one.add_column("coarse", [0] * 8).cast_column("coarse", datasets.ClassLabel(names=["all"]))
+    datasets.DatasetDict(first=one, second=one).save_to_disk(saved / "odd splits")
+    datasets.DatasetDict(train=twice, validation=twice, extra=twice).save_to_disk(saved / "three")
+    with pytest.raises(DataError, match="which of the splits first, second are for training"):
+        Photos(saved / "odd splits", "train")
+    photos = Photos(saved / "three", "eval")
+    assert {id.split("/")[0] for id in photos.ids} == {"validation"}
+    assert photos.notes[:2] == [
+        "images are of column 'img', classes of 'label'; not used: coarse",
+        "split 'extra' is not used",
+    ]
+    assert photos.notes[2].startswith("8 images of eval also in train")
+
+
 def test_damaged_saved_dataset(saved):
     next((saved / "one").glob("*.arrow")).write_bytes(b"damaged")
     with pytest.raises(DataError, match="not a readable saved dataset"):
@@ -384,6 +453,7 @@ def test_modes_become_rgb():
     assert (pixels(b"P5 16 16 65535\n" + (ramp.astype(">u2") * 257).tobytes(), 16) == expected).all()
     one = pixels(encoded(grey.point(lambda level: 255 * (level > 99)).convert("1")), 16)
     assert (one == np.where(expected > 99, 255, 0)).all()
+    assert (pixels(encoded(grey, "DIB"), 16) == expected).all()
     cmyk = pixels(encoded(plain((0, 255, 255, 0), mode="CMYK"), "JPEG"), 16)
     assert np.abs(cmyk.astype(int) - [255, 0, 0]).max() < 4
 
@@ -403,6 +473,8 @@ def test_transparency_is_put_on_white():
     assert (pixels(encoded(plain((0, 128), mode="LA"))) == 127).all()
     keyed = encoded(plain((7, 8, 9)), transparency=(7, 8, 9))
     assert (pixels(keyed) == 255).all()
+    sixteen = Image.fromarray(np.repeat(np.array([257, 771], np.uint16), 128).reshape(16, 16))
+    assert pixels(encoded(sixteen, transparency=771), 16)[[0, 15], 0, 0].tolist() == [1, 255]
 
 
 def test_first_frame_of_an_animation():
@@ -423,6 +495,51 @@ def test_exif_orientation_is_applied(orientation):
     data = encoded(image, exif=exif)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     assert (pixels(data, 16) == np.asarray(upright)).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "MPO", "PNG", "WEBP", "AVIF", "TIFF", "LZW", "JPEG in TIFF", "pages"])
+def test_every_format_comes_out_upright(format, orientation):
+    corners = np.zeros((32, 32, 3), np.uint8)
+    corners[:16, :16], corners[:16, 16:], corners[16:, :16] = (240, 0, 0), (0, 240, 0), (0, 0, 240)
+    upright = Image.fromarray(corners)
+    # what a camera stores, held so that a viewer has to turn it back
+    undo = {6: 8, 8: 6}.get(orientation, orientation)
+    stored = upright
+    for turn in TURNS.get(undo, ()):
+        stored = stored.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    tiff = {"LZW": {"compression": "tiff_lzw"}, "JPEG in TIFF": {"compression": "jpeg"}}.get(format, {})
+    if format == "pages":
+        tiff = {"save_all": True, "append_images": [stored]}
+    if format in ("TIFF", "LZW", "JPEG in TIFF", "pages"):
+        data = encoded(stored, "TIFF", tiffinfo={274: orientation}, **tiff)
+    elif format == "MPO":
+        data = encoded(stored, "MPO", save_all=True, append_images=[stored], exif=exif)
+    else:
+        data = encoded(stored, format, exif=exif)
+    assert np.abs(pixels(data, 32).astype(int) - corners)[4:12, 4:12].max() < 60
+    found = pixels(data, 32)[[8, 8, 24, 24], [8, 24, 8, 24]].astype(int)
+    assert np.abs(found - corners[[8, 8, 24, 24], [8, 24, 8, 24]]).max() < 20
+
+
+def test_sixteen_bit_tiffs_mean_what_their_tags_say():
+    ramp = Image.fromarray((np.arange(256).reshape(16, 16) * 257).astype(np.uint16))
+    white_is_zero = pixels(encoded(ramp, "TIFF", tiffinfo={262: 0}), 16)
+    assert (white_is_zero[..., 0] == 255 - np.arange(256).reshape(16, 16)).all()
+
+
+@pytest.mark.parametrize(
+    ("levels", "tags"),
+    [(np.int32, {}), (np.uint32, {339: 1}), (np.uint16, {339: 2}), (np.uint8, {339: 2})],
+)
+def test_integers_without_a_known_white_are_refused(levels, tags):
+    image = Image.fromarray(
+        (np.arange(256).reshape(16, 16) * 100 % 127).astype(np.int32 if levels == np.uint32 else levels)
+    )
+    with pytest.raises(DataError, match=r"32-bit or signed integers: no known white. Save it with 8 or 16 bits"):
+        pixels(encoded(image, "TIFF", tiffinfo=tags))
 
 
 @pytest.mark.parametrize(("size", "crop"), [((64, 96), (0, 3)), ((192, 64), (12, 0)), ((48, 48), (0, 0))])
@@ -517,6 +634,10 @@ def test_nothing_good_is_left(tmp_path):
         ({f"{c}/{k}.png": b"x" for c in "ab" for k in range(3)} | {"c/1.png": b"x"}, r"1 of 3 have fewer: 'c' \(1\)"),
         ({"train/a/1.png": b"x", "test/a/1.png": b"x"}, r"at least 2 images under train/ .* 'a' \(1\)"),
         ({f"{f}/{k}.png": b"x" for f in ("a_b", "a b") for k in range(3)}, "'a b', 'a_b' name the same class"),
+        (
+            {f"{f}/{k}.png": b"x" for f in ("a", "ca\nts") for k in range(3)},
+            r"class name 'ca\\nts' has line breaks .* rename",
+        ),
     ],
 )
 def test_folders_and_zips_that_cannot_be_used(tmp_path, files, message):
@@ -533,6 +654,10 @@ def test_folders_and_zips_that_cannot_be_used(tmp_path, files, message):
 def test_sources_that_are_not_there(tmp_path):
     with pytest.raises(DataError, match="no such folder or zip"):
         Photos(tmp_path / "missing", "train")
+    with pytest.raises(
+        DataError, match=r"cannot be reached \(File name too long\).*check its name and the permissions"
+    ):
+        Photos(tmp_path / ("x" * 300), "train")
     (tmp_path / "not.zip").write_text("hello")
     with pytest.raises(DataError, match="not a readable zip"):
         Photos(tmp_path / "not.zip", "train")
@@ -544,6 +669,10 @@ def test_arguments(tmp_path):
     for options in ({"size": 0}, {"limit": 0}, {"min_side": 0}, {"reference_share": 1}):
         with pytest.raises(ParamError, match=next(iter(options))):
             Photos(tmp_path, "train", **options)
+
+
+@pytest.mark.misfits
+def test_bad_files_are_skipped_or_refused_and_nothing_else(tmp_path):
     with pytest.raises(ParamError, match="on_bad"):
         Photos(tmp_path, "train", on_bad="ignore")  # type: ignore[arg-type]
 

@@ -160,7 +160,11 @@ def test_a_file_of_ones_own(tmp_path):
         (b"a\nb\n\xff\xfe", r"line 3 is not UTF-8. Save"),
         ("a\nb".encode("utf-16"), r"line 1 is not UTF-8"),
         (b"a\nb\tc\n", r"control characters in line 2"),
-        (b"a\nb\0c\n", r"control characters in line 2"),
+        (b"a\nb\0c\n", r"control characters in line 2; the first is U\+0000 \(without a name\), character 2 of line 2"),
+        ("a\nb\u2028c\n".encode(), r"no text in line 2; the first is U\+2028 \(LINE SEPARATOR\)"),
+        ("caf\ufffd\n".encode(), r"U\+FFFD \(REPLACEMENT CHARACTER\), character 4 of line 1"),
+        ("café\ncafe\u0301\nexam\u00adple\nexample\n".encode(), r"repeated lines 2, 4"),
+        ("a\n\u200b\u00a0\n".encode(), r"blank line 2"),
     ],
 )
 def test_files_that_cannot_be_used_name_the_lines(tmp_path, content, message):
@@ -168,6 +172,18 @@ def test_files_that_cannot_be_used_name_the_lines(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_descriptions(path)
+
+
+def test_joiners_emoji_and_new_characters_of_a_file_are_kept(tmp_path):
+    path = tmp_path / "mine.txt"
+    lines = [
+        "\u0645\u06cc\u200c\u062e\u0648",
+        "a \U0001f469\u200d\U0001f52c",
+        "a \U0001f3f4\U000e0067\U000e007f flag",
+        "\U0001fae8",
+    ]
+    path.write_text("\r".join([*lines, "100\u00a0km", "a re\u00add thing\ufeff"]), "utf-8", newline="")
+    assert read_descriptions(path) == [*lines, "100 km", "a red thing"]
 
 
 def test_unknown_pools_and_missing_files(tmp_path):

@@ -61,7 +61,7 @@ def test_layers_are_passed_once_in_order_and_no_further(model, images):
     tower = class_token_tower(model)
     runs = []
     handles = [
-        block.mlp.register_forward_hook(lambda *_, index=index: runs.append(index))
+        block.mlp.gelu.register_forward_hook(lambda *_, index=index: runs.append(index))
         for index, block in enumerate(tower.blocks)
     ]
     try:

@@ -277,11 +277,13 @@ def test_plain_layernorm_without_gain_or_bias(images):
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 32, 32), (3, 64, 64), (2, 1, 64, 64), (0, 3, 64, 64)])
+@pytest.mark.misfits
 def test_refuses_images_of_another_shape(demo, shape):
     with pytest.raises(ShapeError, match=r"this model takes \(image, 3, 64, 64\)"):
         contributions(demo, torch.zeros(shape))
 
 
+@pytest.mark.misfits
 def test_refuses_raw_pixels(demo):
     with pytest.raises(DataError, match=r"uint8, expected preprocessed floats"):
         contributions(demo, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))

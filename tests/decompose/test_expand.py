@@ -18,7 +18,7 @@ def ds(demo):
 
 @pytest.fixture(scope="module")
 def expected(ds):
-    """The formula of ARCHITECTURE.md, one head at a time, in float64."""
+    """The formula of docs/artifacts/decompositions.md, one head at a time, in float64."""
     layers, count = ds.sizes["layer"], ds.sizes["head"]
     d = {name: variable.values.astype(float) for name, variable in ds.variables.items() if name != "image"}
     out = np.zeros((ds.sizes["image"], layers, count, ds.sizes["embed"]))

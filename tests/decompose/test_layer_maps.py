@@ -12,10 +12,12 @@ from torch import nn
 from optogram.data.scenes import Scenes
 from optogram.decompose.layer_maps import caching_activations, layer_maps
 from optogram.errors import ModelError, ShapeError
-from optogram.models.architectures import build_architecture
-from optogram.models.classifier_folder import load_classifier_folder, save_classifier
-from optogram.models.classifiers import Classifier, activations, penultimate
-from optogram.models.folder import Preprocess
+from optogram.models.layers import activations
+from optogram.models.linear_head import penultimate
+from optogram.models.loading.architectures import build_architecture
+from optogram.models.loading.classifier_folders import load_classifier_folder, save_classifier
+from optogram.models.loading.classifiers import Classifier
+from optogram.models.loading.clip_folders import Preprocess
 from optogram.store.digests import folder_digest
 from optogram.store.read import read
 from optogram.store.write import Provenance, write_dataset, write_sharded

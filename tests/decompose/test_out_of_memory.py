@@ -10,10 +10,10 @@ from torch.utils._pytree import tree_leaves
 from optogram.decompose.activations import token_activations
 from optogram.decompose.contributions import contributions, token_scores
 from optogram.errors import ModelError
-from optogram.methods.heatmaps import METHODS, heatmaps
-from optogram.methods.neuron_maps import neuron_heatmaps
+from optogram.methods.attribution.heatmaps import METHODS, heatmaps
+from optogram.methods.neurons.maps import neuron_heatmaps
 from optogram.models import batches
-from optogram.models.folder import build_clip, encode_images, encode_texts
+from optogram.models.loading.clip_folders import build_clip, encode_images, encode_texts
 
 IMAGES = 11
 FULL = "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 is full. If reserved but unallocated memory is large try"

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from test_pipeline import checkout
 
-from optogram.verify import verify
+from optogram.pipeline.verify import verify
 
 pytestmark = pytest.mark.slow
 

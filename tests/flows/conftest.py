@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # One stage: waits, writes its name and what it read; marks when it began and ended; misbehaves if a file tells it to.
 STAGE = """
-import os, sys, time
+import os, shutil, sys, time
 from pathlib import Path
 name, seconds, inputs = sys.argv[1], float(sys.argv[2]), sys.argv[3:]
 marks = Path(os.environ.get("MARKS", "marks"))
@@ -32,6 +32,8 @@ if order == "fail":
 if order == "user error":
     print("ParamError: toy.seconds = -1, expected at least 0.\\n  Set it to 0.", flush=True)
     sys.exit(2)
+while order == "wait for go" and not Path("go").exists():
+    time.sleep(0.05)
 if order == "hang":
     time.sleep(600)
 ticks = max(int(seconds * 10), 1)
@@ -39,6 +41,8 @@ for tick in range(ticks):
     time.sleep(seconds / ticks)
     left = seconds * (1 - tick / ticks)
     print(f"waiting -> {name}: {tick + 1} of {ticks} naps, 10 naps/s, eta {left:.0f} s", flush=True)
+if Path(f"made/{name}").exists():
+    shutil.copytree(f"made/{name}", ".", dirs_exist_ok=True)
 Path(f"out_{name}").write_text(name + "".join(Path(f).read_text() for f in inputs))
 with (marks / name).open("a") as mark:
     mark.write(f"end {time.time()}\\n")
@@ -46,7 +50,10 @@ with (marks / name).open("a") as mark:
 
 
 class Toy:
-    """A checkout with a pipeline of `stages`: {name: (seconds, upstream, meta)}."""
+    """A checkout with a pipeline of `stages`: {name: (seconds, upstream, meta)}.
+
+    A stage also makes what lies under made/NAME; `meta` names it as `also`.
+    """
 
     def __init__(self, folder, stages):
         self.folder = folder
@@ -59,13 +66,13 @@ class Toy:
                 f"    desc: Toy stage {name}",
                 f"    cmd: {sys.executable} stage.py {name} {seconds} {' '.join(outs)}",
                 f"    deps: {json.dumps(['stage.py', *outs])}",
-                f"    outs: [out_{name}]",
+                f"    outs: {json.dumps([f'out_{name}', *meta.get('also', [])])}",
                 f"    meta: {json.dumps(meta)}",
             ]
         (folder / "stage.py").write_text(STAGE)
         (folder / "dvc.yaml").write_text("\n".join(lines) + "\n")
         (folder / "params.yaml").write_text("# optogram profile toy\n")
-        (folder / ".gitignore").write_text("/marks/\n/orders/\n/.scratch/\n__pycache__/\n")
+        (folder / ".gitignore").write_text("/marks/\n/orders/\n/made/\n/.scratch/\n__pycache__/\n")
         (folder / "orders").mkdir()
         self.git("init", "-q", "-b", "main")
         self.git("config", "user.email", "a@b.c")
@@ -136,7 +143,7 @@ def alive(pid):
     """Whether the process runs (a zombie does not)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
@@ -164,7 +171,8 @@ class Server:
     """A Prefect server that can be killed."""
 
     def __init__(self, log):
-        from flows.server import free_port, healthy
+        from flows.listener import free_port
+        from flows.server import healthy
 
         port = free_port(0)
         self.api = f"http://127.0.0.1:{port}/api"

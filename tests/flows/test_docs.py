@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import yaml
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 
 from tests.flows.conftest import ROOT
@@ -29,7 +29,7 @@ def test_prefect_deploys_it(server, tmp_path, file, kind):
         text = text.replace(f"      name: {name}\n", f"      name: {own}\n")
     path = tmp_path / "prefect.yaml"
     path.write_text(text)
-    with get_client(httpx_settings={"base_url": server.api}, sync_client=True) as client:
+    with SyncPrefectClient(server.api) as client:
         for own in pools.values():
             template = TEMPLATE if kind == "kubernetes" else {}
             client.create_work_pool(WorkPoolCreate(name=own, type=kind, base_job_template=template), overwrite=True)

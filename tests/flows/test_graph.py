@@ -36,8 +36,32 @@ def test_staleness_is_dvc_s(toy):
     assert plan().doubtful == []
     (toy.folder / "out_b").unlink()
     found = plan()
-    assert found.changed == {"b": "out out_b deleted", "c": "out_b deleted"}
+    assert found.changed == {"b": "not made yet", "c": "what it reads changed or is not here, from b"}
     assert found.doubtful == ["b", "c"]
+
+
+def test_reasons_name_settings_and_files(toy):
+    assert plan().changed["d"] == "not made yet"
+    path = toy.folder / "dvc.yaml"
+    path.write_text(path.read_text().replace("    meta: {}", "    params: [toy]\n    meta: {}", 1))
+    (toy.folder / "params.yaml").write_text("toy: {steps: 1, size: 2}\n")
+    toy.dvc("repro")
+    (toy.folder / "params.yaml").write_text("toy: {steps: 3, size: 2}\n")
+    assert plan().changed == {"a": "params changed: toy.steps"}
+    (toy.folder / "stage.py").write_text((toy.folder / "stage.py").read_text() + "\n")
+    assert plan().changed["d"] == "changed or missing: stage.py"
+
+
+def test_what_follows_a_constant_stage_is_not_doubted_for_it(toy):
+    toy.dvc("repro")
+    path = toy.folder / "dvc.yaml"
+    path.write_text(path.read_text().replace("meta: {}", 'meta: {"constant": true}', 1))
+    (toy.folder / "stage.py").write_text((toy.folder / "stage.py").read_text() + "\n")
+    assert plan(["a"]).stages["a"].constant
+    path.write_text(
+        path.read_text().replace('["stage.py", "out_a"]', "[out_a]").replace('["stage.py", "out_b"]', "[out_b]")
+    )
+    assert plan(["c"]).doubtful == ["a"]
 
 
 def test_absent_data_are_not_stale_where_none_need_be_here(toy):

@@ -1,5 +1,7 @@
 """`optogram run` on a toy pipeline: what it runs, shows and leaves in Prefect, and what faults do to it."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -7,7 +9,7 @@ import signal
 import time
 
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
@@ -15,9 +17,13 @@ from prefect.client.schemas.filters import (
     TaskRunFilterFlowRunId,
 )
 from prefect.client.schemas.sorting import FlowRunSort, LogSort, TaskRunSort
+from rich.console import Console
 
 from flows.artifacts import posted
-from flows.server import REPORT_URL, healthy
+from flows.display import Display
+from flows.graph import Plan, Stage
+from flows.report import report_url
+from flows.run import run
 from tests.flows.conftest import Server, Toy, gone
 
 pytestmark = pytest.mark.slow
@@ -46,7 +52,7 @@ def plain_lock(tmp_path_factory):
 
 def last_run(server):
     """The newest flow run, its task runs by name, its artifacts by key, its log lines."""
-    with get_client(httpx_settings={"base_url": server.api}, sync_client=True) as client:
+    with SyncPrefectClient(server.api) as client:
         run = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
         tasks, deadline = {}, time.monotonic() + 20
         while time.monotonic() < deadline:  # task runs and logs reach the database some time after the run's end
@@ -76,19 +82,13 @@ def overlap(toy, first, second):
 
 
 def test_it_gets_everything_done_with_the_lock_of_a_plain_repro(toy, server, plain_lock):
-    metrics, figures = toy.folder / "artifacts/metrics", toy.folder / "artifacts/figures"
-    metrics.mkdir(parents=True)
-    (metrics / "toy.json").write_text('{"accuracy": {"shape": 0.5}}')
-    figures.mkdir()
-    (figures / "one.png").write_bytes(b"\x89PNG")
-    (figures / "index.json").write_text(
-        json.dumps([{"file": "one.png", "title": "One", "caption": "It.", "model": "m"}])
-    )
-    report = toy.folder / "artifacts/report/index.html"
-    report.parent.mkdir()
-    report.write_text("<p>the report</p>")
+    other = toy.folder / "artifacts/metrics/other.json"
+    other.parent.mkdir(parents=True)
+    other.write_text('{"of": "another run"}')
     text = toy.run("--jobs", "3", "--gpus", "1")
     assert "5 ran in" in text
+    assert re.search(r"^d +waits for b, c$", text, re.M)
+    assert re.search(r"^d +not made yet$", text, re.M)
     assert toy.lock() == plain_lock
     assert toy.done() == set(TREE)
     assert not overlap(toy, "b", "c"), "one GPU: one stage of its pool at a time"
@@ -97,15 +97,12 @@ def test_it_gets_everything_done_with_the_lock_of_a_plain_repro(toy, server, pla
     assert (run.name, run.state.name) == ("toy: 5 of 5 stages", "Completed")
     assert run.state.message == "5 stages ran."
     assert {name: task.state.name for name, task in tasks.items()} == dict.fromkeys(TREE, "Ran")
-    assert set(artifacts) == {"progress", "stages", "metrics", "figure-one", "report"}
+    assert set(artifacts) == {"progress", "stages"}, "what no stage of the run makes is not the run's"
     assert artifacts["progress"] == 100.0
     rows = {row["stage"]: row for row in json.loads(artifacts["stages"])}
     assert {row["state"] for row in rows.values()} == {"ran"}
     assert (rows["a"]["pool"], rows["b"]["pool"]) == ("cpu", "gpu")
     assert rows["b"]["hash"] == re.search(r"path: out_b\n\s+hash: md5\n\s+md5: (\w{10})", toy.lock())[1]
-    assert json.loads(artifacts["metrics"]) == [{"source": "toy", "metric": "accuracy.shape", "value": 0.5}]
-    assert artifacts["figure-one"].startswith("data:image/png;base64,")
-    assert artifacts["report"] == f"[Report]({REPORT_URL})"
     assert any("Running stage 'd'" in line for line in logs)
 
     assert "All 5 stages are up to date" in toy.run()
@@ -114,6 +111,32 @@ def test_it_gets_everything_done_with_the_lock_of_a_plain_repro(toy, server, pla
     text = toy.run()
     assert "2 ran" not in text
     assert re.search(r"3 cached, 1 restored|1 restored", text), text
+
+
+def test_a_run_shows_what_its_stages_made_and_no_more(tmp_path, server):
+    also = ["artifacts/metrics/toy.json", "artifacts/figures", "artifacts/report"]
+    toy = Toy(tmp_path / "toy", {"a": (0, [], {"also": also}), "b": (0, [], {"also": ["artifacts/metrics/b.json"]})})
+    toy.order("b", "fail")
+    figures, report = (toy.folder / "made/a/artifacts" / name for name in ("figures", "report"))
+    files = {
+        toy.folder / "made/a" / also[0]: '{"accuracy": {"shape": 0.5}}',
+        toy.folder / "artifacts/metrics/b.json": '{"of": "an earlier try"}',
+        toy.folder / "artifacts/metrics/other.json": '{"of": "another run"}',
+        figures / "one.png": "PNG",
+        figures / "index.json": json.dumps([{"file": "one.png", "title": "One", "caption": "It.", "model": "m"}]),
+        report / "index.html": "<p>the report</p>",
+    }
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    toy.run("--jobs", "2", code=1)
+    artifacts = last_run(server)[2]
+    assert set(artifacts) == {"progress", "stages", "metrics", "figure-one", "report"}
+    assert json.loads(artifacts["metrics"]) == [{"source": "toy", "metric": "accuracy.shape", "value": 0.5}]
+    assert artifacts["figure-one"].startswith("data:image/png;base64,")
+    with contextlib.chdir(toy.folder):
+        assert artifacts["report"] == f"[Report]({report_url()})"
+    assert report_url() not in artifacts["report"], "another checkout has another address"
 
 
 def test_more_gpus_run_more_at_once_each_with_its_device(tmp_path, server):
@@ -163,6 +186,41 @@ def test_a_stage_that_takes_too_long_is_ended(tmp_path, server):
     assert "slow timed out: took longer than 4 s (meta.timeout)" in text
     assert toy.done() == {"quick"}
     assert gone(int(toy.began("slow")[0][2]), 0.1)
+
+
+def test_a_stage_whose_log_cannot_be_written_failed_and_is_not_started_again(tmp_path, server):
+    toy = Toy(tmp_path / "toy", {"a": (0, [], {"retries": 2}), "b": (0, ["a"], {})})
+    (toy.folder / ".scratch").mkdir()
+    (toy.folder / ".scratch/logs").write_text("no folder")
+    text = toy.run(code=1)
+    assert len(re.findall(r"^a +failed after", text, re.M)) == 1, text
+    assert "a failed: FileExistsError: " in text
+    assert "b not run: it needs a" in text
+    assert not toy.began("a")
+
+
+def test_an_error_of_ours_in_a_bare_thread_fails_the_stage_once():
+    plan = Plan(
+        {name: Stage(name, "", frozenset(upstream), ()) for name, upstream in {"a": [], "b": ["a"], "c": []}.items()},
+        {"a": "not made yet", "c": "not made yet"},
+        ("a", "b", "c"),
+    )
+    asked = []
+
+    class Full:
+        retries = 2
+
+        def __call__(self, stage, hear, stop, slot):
+            asked.append(stage.name)
+            if len(asked) > 10:  # it would go on for ever
+                stop.set()
+            raise OSError(28, "No space left on device")
+
+    display = Display(plan, Console(file=io.StringIO()))
+    outcomes, left_out, _ = run(plan, Full(), display, title="full", jobs=2, gpus=1, watched=False)
+    assert sorted(asked) == ["a", "c"]
+    assert {(one.state, one.why) for one in outcomes} == {("failed", "OSError: [Errno 28] No space left on device")}
+    assert left_out == {"b": "a"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -219,16 +277,17 @@ def test_sigkill_of_the_server_loses_the_view_only(tmp_path, prefect_home, plain
 
 
 def test_a_second_run_in_the_checkout_is_refused_or_waits(tmp_path, server):
-    toy = Toy(tmp_path / "toy", {"slow": (6, [], {})})
+    toy = Toy(tmp_path / "toy", {"slow": (0, [], {})})
+    toy.order("slow", "wait for go")
     first = toy.start()
     toy.wait_for("slow")
     text = toy.run(code=1)
     assert re.search(rf"FlowError: This checkout is in use by `optogram run` \(process {first.pid}\)", text)
     second = toy.start("--wait")
+    assert "Waiting for `optogram run`" in second.stdout.readline()
+    (toy.folder / "go").touch()
     assert "1 ran" in first.communicate(timeout=60)[0]
-    text = second.communicate(timeout=60)[0]
-    assert "Waiting for `optogram run`" in text
-    assert "All 1 stages are up to date" in text
+    assert "All 1 stages are up to date" in second.communicate(timeout=60)[0]
     assert len(toy.began("slow")) == 1
 
 
@@ -237,14 +296,3 @@ def test_a_configured_server_that_does_not_answer_is_named(tmp_path):
     text = toy.run(code=1, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert "PREFECT_API_URL is http://127.0.0.1:9/api, but no Prefect server answers there" in text
     assert not toy.began("a")
-
-
-def test_without_any_server_it_brings_its_own_and_ends_it(tmp_path, prefect_home, monkeypatch):
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    if healthy("http://127.0.0.1:4200/api"):
-        pytest.skip("a Prefect server of this machine's user runs at port 4200, and would be used")
-    toy = Toy(tmp_path / "toy", {"a": (0, [], {})})
-    text = toy.run("a")
-    address = re.search(r"Watch at http://127.0.0.1:(\d+)", text)
-    assert address, text
-    assert not healthy(f"http://127.0.0.1:{address[1]}/api")

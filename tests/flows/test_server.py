@@ -1,5 +1,6 @@
 """`optogram ui`: Prefect's server and the report on loopback, both gone after Ctrl-C."""
 
+import contextlib
 import os
 import re
 import signal
@@ -9,10 +10,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from unittest import mock
 
+import psutil
 import pytest
 
-from flows.server import free_port, healthy
+from flows.listener import free_port
+from flows.report import checkout_id, report_served
+from flows.server import healthy, started
 from tests.flows.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -68,6 +73,10 @@ def test_it_serves_both_until_ctrl_c(serving):
     (folder / "artifacts/report/index.html").write_text("<p>the report</p>")
     (folder / "secret").write_text("secret")
     assert get(report) == (200, "<p>the report</p>")
+    with contextlib.chdir(folder):
+        assert get(f"{report}{checkout_id()}/") == (200, "<p>the report</p>")
+    status, text = get(f"{report}{checkout_id()}/")
+    assert (status, "Another checkout's: run `optogram ui` there" in text) == (404, True)
     assert get(f"{report}../../secret")[0] == 404
     assert get(f"{report}%2e%2e/%2e%2e/secret")[0] == 404
     process.send_signal(signal.SIGINT)
@@ -96,6 +105,35 @@ def test_only_loopback_listens(serving):
         for address in own:
             with pytest.raises(OSError, match=r"refused|timed out|unreachable"):
                 socket.create_connection((address, port), timeout=2)
+
+
+def test_our_server_is_used_where_the_system_shows_no_sockets(tmp_path, prefect_home, monkeypatch):
+    def refuse(_kind):
+        raise psutil.AccessDenied
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(psutil, "net_connections", refuse)
+    with mock.patch.dict(os.environ), started() as api:
+        assert healthy(api)
+
+
+def test_a_folder_whose_name_is_no_utf_8_has_a_report(tmp_path, monkeypatch):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    (folder / "artifacts/report").mkdir(parents=True)
+    (folder / "artifacts/report/index.html").write_text("<p>the report</p>")
+    monkeypatch.chdir(folder)
+    with report_served(free_port(0)) as report:
+        assert get(f"{report}{checkout_id()}/") == (200, "<p>the report</p>")
+        status, text = get(f"{report}nothing")
+    assert (status, r"caf\udce9. Another" in text) == (404, True)
+
+
+@pytest.mark.parametrize(("option", "port"), [("--port", "0"), ("--report-port", "99999")])
+def test_a_port_that_is_none_is_refused(option, port):
+    command = [sys.executable, "-m", "flows", "ui", option, port]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert f"Invalid value for '{option}'" in done.stderr
 
 
 def test_a_taken_port_is_passed_over():

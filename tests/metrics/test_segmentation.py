@@ -11,7 +11,15 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import average_precision_score
 
 from optogram.errors import DataError, ShapeError
-from optogram.metrics.segmentation import average_precision, foreground, segmentation_scores, soft_maps
+from optogram.metrics.intervals import mean_interval
+from optogram.metrics.segmentation import (
+    average_precision,
+    compared,
+    foreground,
+    image_scores,
+    segmentation_scores,
+    soft_maps,
+)
 
 
 def literal(heatmaps, masks):
@@ -101,6 +109,22 @@ def test_scale_and_shift_of_an_image_do_not_matter():
     moved = heatmaps * np.arange(1, 7)[:, None, None] - 3
     # bilinear interpolation near the border repeats values, and rounding decides which of them are exact ties
     assert same(segmentation_scores(moved, masks), segmentation_scores(heatmaps, masks), 1e-3)
+
+
+def test_methods_are_compared_on_the_same_images():
+    heatmaps, masks = examples(60)
+    noise = np.random.default_rng(3).normal(0, 0.5, heatmaps.shape).astype(np.float32)
+    parts = [image_scores(maps, masks) for maps in (heatmaps, heatmaps + noise, heatmaps)]
+    found = compared(dict(zip("abc", parts, strict=True)), seed=0)
+    np.testing.assert_allclose(found.score[0], [*segmentation_scores(heatmaps, masks).values()])
+    assert (found.score_low < found.score).all()
+    assert (found.score < found.score_high).all()
+    assert (found.difference_low[0, 1] > 0).all()
+    np.testing.assert_allclose(found.difference_high[1, 0], -found.difference_low[0, 1])
+    assert not found.difference_low[0, 2].any()
+    # the mean of image scores has the interval of any mean
+    ends = [found[f"score_{end}"].sel(metric="map")[0] for end in ("low", "high")]
+    np.testing.assert_allclose(ends, mean_interval(parts[0].map), atol=0.005)
 
 
 def test_masks_of_one_class():

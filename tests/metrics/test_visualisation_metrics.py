@@ -92,6 +92,7 @@ def test_half_precision_features_are_summed_in_double():
     assert frechet_distance(a, b) == frechet_distance(a.astype(float), b.astype(float))
 
 
+@pytest.mark.misfits
 def test_features_that_have_no_distance():
     good = np.zeros((3, 4))
     with pytest.raises(DataError, match="needs two images or more on each side, found 1"):
@@ -126,9 +127,10 @@ def test_planted_activations():
     assert roc_auc(np.zeros(3), np.zeros(50)) == 0.5
     assert mean_activation_difference(control, control) == 0
     assert mean_activation_difference(control + 2 * control.std(), control) == pytest.approx(2)
-    assert mean_activation_difference([3.0, 5.0], [1.0, 3.0]) == pytest.approx(2)  # deviation 1, not 2^1/2
+    # the deviation is 1, not 2^1/2
+    assert mean_activation_difference(np.array([3.0, 5.0]), np.array([1.0, 3.0])) == pytest.approx(2)
     # 0.1 + 0.1 + 0.1 is not 0.3: a neuron that answers all alike has no deviation all the same
-    assert np.isnan(mean_activation_difference([0.5], np.full(50, 0.1)))
+    assert np.isnan(mean_activation_difference(np.array([0.5]), np.full(50, 0.1)))
 
 
 @pytest.mark.parametrize("score", [roc_auc, mean_activation_difference])
@@ -161,6 +163,7 @@ def test_confidence_of_logits_beyond_what_exp_holds():
     np.testing.assert_array_equal(confidence(np.array([[1e4, 0.0], [1e4, 0.0]]), np.array([0, 1])), [1, 0])
 
 
+@pytest.mark.misfits
 def test_scores_that_do_not_fit():
     scores = np.zeros((2, 3))
     for truth in ([0], [0, 3], [0, -1]):

@@ -16,8 +16,10 @@ from torchvision.models.vgg import VGG, make_layers
 
 from optogram.data.photos import Photos
 from optogram.errors import ModelError
-from optogram.models.classifiers import activations, blocks, catching_head, in_order, load_classifier, penultimate
-from optogram.models.folder import Preprocess
+from optogram.models.layers import activations, blocks, in_order
+from optogram.models.linear_head import catching_head, penultimate
+from optogram.models.loading.classifiers import load_classifier
+from optogram.models.loading.clip_folders import Preprocess
 
 SHARED = Path(os.environ.get("OPTOGRAM_SHARED_DATA", Path(__file__).parents[3] / "shared/data"))
 
@@ -235,8 +237,7 @@ def test_layers_that_cannot_be_taken():
             activations(model, images, [name])
     with pytest.raises(ModelError, match=r"'inner' of Holder does not run"):
         activations(Holder().eval(), images, ["inner"])
-    with pytest.raises(ModelError, match=r"'swap' gives \(1, 64, 64, 3\) for square images: channels are not second"):
-        activations(Swapping().eval(), images, ["swap"])
+    assert torch.equal(activations(Swapping().eval(), images, ["swap"])["swap"], images)  # channels last are put second
     with pytest.raises(ModelError, match=r"training mode: call model\.eval"):
         activations(model.train(), images, ["layer1"])
     assert not any(module._forward_hooks for module in model.modules())
@@ -309,6 +310,11 @@ class Head(nn.Module):
         return self.end(self.linear, x)
 
 
+class Cosines(nn.Linear):
+    def forward(self, input):
+        return nn.functional.linear(input, nn.functional.normalize(self.weight), self.bias) * 3
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -318,12 +324,14 @@ class Head(nn.Module):
         Head(lambda linear, x: linear(x.permute(0, 2, 3, 1))),
         Head(lambda linear, x: {"logits": linear(x.mean((2, 3)))}),
         Head(lambda linear, x: x.mean((2, 3)) + 0 * linear(x.mean((2, 3))).sum()),
+        Head(lambda linear, x: linear(x.mean((2, 3))).mul_(2)),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Cosines(3, 2)),
     ],
-    ids=["convolution", "activation", "mean", "map", "dict", "beside"],
+    ids=["convolution", "activation", "mean", "map", "dict", "beside", "in place", "cosines"],
 )
 def test_models_without_features_before_the_logits(model):
     with pytest.raises(ModelError, match=rf"logits of {type(model).__name__} are not what an nn.Linear returns"):
-        penultimate(model.eval(), torch.zeros(1, 3, 8, 8))
+        penultimate(model.eval(), torch.ones(1, 3, 8, 8))
     assert not any(module._forward_hooks for module in model.modules())
 
 

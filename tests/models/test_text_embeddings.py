@@ -5,7 +5,7 @@ import torch
 from optogram.data.pools import pool, random_vectors, zeroshot_prompts
 from optogram.data.scenes import ATTRIBUTES
 from optogram.errors import DataError
-from optogram.models.folder import build_clip
+from optogram.models.loading.clip_folders import build_clip
 from optogram.models.text_embeddings import embed_pool, embed_zeroshot
 
 

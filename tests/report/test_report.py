@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import numpy as np
@@ -14,40 +13,13 @@ import pytest
 import xarray as xr
 from planted_findings import HOSTILE, KINDS
 from planted_visualisations import KINDS as VISUAL
+from report_pages import CHROMIUM, Page, contents
 
 from optogram.errors import ArtifactError, DataError
-from optogram.profiles import profile_text
+from optogram.params.profiles import profile_text
 from optogram.report import build
 from optogram.report.build import build_report
 from stages.report import main
-
-CHROMIUM = shutil.which("chromium")
-
-
-class Page(HTMLParser):
-    """What a browser would find: elements, ids, links, scripts, text."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.tags, self.ids, self.links, self.json, self.text = [], set(), [], [], []
-        self.inside = ""
-        self.feed(path.read_text())
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.tags.append((tag, found))
-        self.ids |= {found["id"]} if "id" in found else set()
-        self.links += [found[name] for name in ("href", "src") if name in found]
-        self.inside = found.get("type", "") if tag == "script" else ""
-
-    def handle_endtag(self, tag):
-        self.inside = ""
-
-    def handle_data(self, data):
-        if self.inside == "application/json":
-            self.json.append(json.loads(data))
-        else:
-            self.text.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +44,6 @@ def any_report(request):
 def few_heads(parts):
     """The findings with two heads only, for pages that are quick to write."""
     return {**parts, "textspan": parts["textspan"].isel(layer=[0], head=[0, 1])}
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_has_a_page_for_each_head(report):
@@ -146,8 +114,11 @@ def test_shows_what_it_has_of_an_unfinished_run(scenes, tmp_path):
     images, models = scenes
     build_report(tmp_path / "bare", images, {"demo": {}})
     build_report(tmp_path / "part", images, {"demo": {"textspan": few_heads(models["demo"])["textspan"]}})
-    assert " ".join(Page(tmp_path / "bare" / "index.html").text).count("This was not run.") >= 8
+    bare = Page(tmp_path / "bare" / "index.html")
+    assert " ".join(bare.text).count("This was not run.") >= 8
+    assert [link for link in bare.links if link.startswith("#")] == ["#images", "#provenance"]
     assert len(list((tmp_path / "part" / "heads").iterdir())) == 2
+    assert {"#heads", "#textspan"} < set(Page(tmp_path / "part" / "index.html").links)
 
 
 def test_two_models_have_their_own_pages(scenes, tmp_path):
@@ -187,6 +158,40 @@ def test_a_description_that_names_two_attributes_has_both_colours(scenes, tmp_pa
     assert "linear-gradient(var(--a4) 0% 50%, var(--a0) 50% 100%)" in page
 
 
+def test_texts_that_name_a_value_lead_and_the_true_order_is_told(scenes, tmp_path):
+    images, models = scenes
+    spans = few_heads(models["demo"])["textspan"].compute()
+    names, values, texts = (spans[name].astype(object) for name in ("text_attribute", "text_value", "text"))
+    names[0, 0, 0], values[0, 0, 0] = "", ""
+    names[0, 0, 0, 2], values[0, 0, 0, 2] = "shape", "ring"
+    names[0, 0, 1], values[0, 0, 1] = "shape", "ring"
+    texts[0, 0, 0] = [f"text {k}" for k in range(texts.shape[-1])]
+    changed = spans.assign(text_attribute=names, text_value=values, text=texts)
+    build_report(tmp_path / "report", images, {"demo": {"textspan": changed}})
+    page, untouched = ((tmp_path / f"report/heads/demo-L1H{k}.html").read_text() for k in (0, 1))
+    first = page.split('<div role="tabpanel">')[1]
+    shown = re.findall(r'<span class="rank">(\d+)</span><span class="words">text (\d+)</span>', first)
+    assert shown == [("3", "2"), ("1", "0"), ("2", "1"), *((str(k + 1), str(k)) for k in range(3, len(texts[0, 0, 0])))]
+    assert "The order is changed" in first
+    assert "The order is changed" not in untouched.split('<div role="tabpanel">')[1]
+    index = Page(tmp_path / "report/index.html")
+    title = next(
+        found["title"] for tag, found in index.tags if found.get("class") == "cell" and "L1.H0" in found["title"]
+    )
+    assert "“text 2”" in title
+
+
+def test_opens_with_what_was_found_negatives_included(report):
+    page = (report / "index.html").read_text()
+    found = re.search(r'<ul class="found".*?</ul>', page, re.DOTALL)[0]
+    sentences = re.findall(r"<li>(.*?) <a href=\"#(\w+)\">", found)
+    assert 5 <= len(sentences) <= 10
+    assert all(re.search(r"\d", text) for text, _ in sentences)
+    assert all(f'<section id="{key}">' in page for _, key in sentences)
+    assert any("not distinguishable" in text for text, _ in sentences)
+    assert page.index('<ul class="found"') < page.index("<section ")
+
+
 def test_a_pool_that_ran_out_ends_early(scenes, tmp_path):
     images, models = scenes
     spans = few_heads(models["demo"])["textspan"].compute()
@@ -207,7 +212,7 @@ def test_appears_whole_or_not_at_all(scenes, tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(build, "head_page", fail)
+    monkeypatch.setattr(build, "unit_pages", fail)
     with pytest.raises(OSError, match="disk full"):
         build_report(tmp_path / "report", *scenes)
     assert list(tmp_path.iterdir()) == []
@@ -231,7 +236,7 @@ def test_the_stage_writes_it(artifacts, report, tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(profile_text("demo", ["second_order.layers=[0,1]"]))
     argv = [f"--{kind}={artifacts / kind}" for kind in ("images", "embeddings", "neurons", *KINDS, *VISUAL)]
     main([*argv, f"--out={tmp_path / 'report'}"])
-    folders = {"assets", "heads", "neurons", "visualisations", "circuits"}
+    folders = {"assets", "heads", "neurons", "visualisations", "units"}
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"index.html", *folders}
     assert "reference_sets/resnet" in (tmp_path / "report/index.html").read_text()
 
@@ -242,14 +247,15 @@ def test_draws_its_plots_and_fits_a_phone(report, tmp_path):
     """In frames as wide as a phone: plots are drawn, nothing scrolls sideways, and no error is raised."""
     shutil.copytree(report, tmp_path / "report")
     frames = ""
-    for name in ("index.html", "heads/demo-L2H3.html", "neurons/demo-L0N4.html"):
+    for name in ("index.html", "heads/demo-L2H3.html", "neurons/demo-L0-0.html"):
         base = f'<base href="{(tmp_path / "report" / name).as_uri()}">'
         errors = '<script>window.errors=[];addEventListener("error",e=>errors.push(e.message))</script>'
         page = (report / name).read_text().replace("<head>", "<head>" + base + errors)
         frames += f'<iframe style="width:360px;height:3000px" srcdoc="{html.escape(page, quote=True)}"></iframe>'
     tell = """<script>setInterval(() => { document.title = JSON.stringify([...document.querySelectorAll("iframe")].map(
         ({contentWindow: w}) => [w.document.documentElement.scrollWidth, w.errors,
-        w.document.querySelectorAll(".main-svg").length]))}, 200)</script>"""
+        w.document.querySelectorAll(".main-svg").length, w.document.querySelectorAll("article").length,
+        w.document.querySelectorAll("article:not([hidden])").length]))}, 200)</script>"""
     (tmp_path / "frames.html").write_text(f"<!doctype html><title></title>{frames}{tell}")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
     options += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'user'}"]
@@ -260,5 +266,7 @@ def test_draws_its_plots_and_fits_a_phone(report, tmp_path):
     except subprocess.TimeoutExpired:
         pytest.skip("Chromium took too long")
     found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
-    assert all(0 < width <= 360 and errors == [] for width, errors, _ in found)
+    assert all(0 < width <= 360 and errors == [] for width, errors, *_ in found)
     assert found[0][2] >= 1
+    neurons, seen = found[2][3:]
+    assert neurons > 1 == seen, "of the neurons on a page one is seen at a time"

@@ -2,12 +2,13 @@
 
 import base64
 import io
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from optogram.report import formats
+from optogram.report import labels as formats
 from optogram.report.findings import collect
 from optogram.report.images import Thumbnails, heat_uri, mask_uri
 
@@ -49,6 +50,17 @@ def test_a_thumbnail_tells_its_labels(scenes):
     names = images["eval"].value_name.values
     expected = [f"{a} {names[k, labels[k]]}" for k, a in enumerate(images["eval"].attribute.values)]
     assert says == " · ".join(expected)
+
+
+def test_pages_share_the_labels_of_images(scenes, tmp_path):
+    images = scenes[0]
+    thumbs = Thumbnails(images)
+    ids = [str(images["eval"].image.values[row]) for row in (9, 4)]
+    found = [thumbs.thumb(name) for name in ids]
+    thumbs.write(tmp_path)
+    told = json.loads((tmp_path / "labels.js").read_text().removeprefix("const LABELS = ").removesuffix(";\n"))
+    assert told == {found[0].sheet: [thumbs.describe(name) for name in ids]}
+    assert [thumb.x + 32 * thumb.y for thumb in found] == [0, 1]
 
 
 def test_unknown_labels_are_left_out(photos):

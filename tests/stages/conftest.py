@@ -3,7 +3,7 @@
 import pytest
 from micro import INSTANCES, ROOT, SETTINGS, run_stage
 
-from optogram.profiles import profile_text
+from optogram.params.profiles import profile_text
 
 
 @pytest.fixture(scope="session")

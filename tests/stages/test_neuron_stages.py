@@ -16,7 +16,7 @@ from optogram.store.read import read
 @pytest.fixture
 def done(workspace, tmp_path, monkeypatch):
     """A copy of the micro workspace with everything before `concepts` done."""
-    shutil.copytree(workspace("concepts"), tmp_path / "w")
+    shutil.copytree(workspace("neuron_ablation", itself=True), tmp_path / "w")
     monkeypatch.chdir(tmp_path / "w")
     return tmp_path / "w"
 
@@ -38,7 +38,7 @@ def test_neurons_join_with_heads_on_text_layer_and_head(done):
 def test_a_stored_cache_gives_what_the_model_gives(done):
     stored = optogram.open("second_order/smoke/eval/1")
     assert stored.attrs["mlp_layer"] == 1
-    clip = optogram.models.folder.load_clip(Path("artifacts/models/smoke"))
+    clip = optogram.models.loading.clip_folders.load_clip(Path("artifacts/models/smoke"))
     images = optogram.open("images/eval").isel(image=slice(30, 40))
     found = optogram.decompose.second_order(clip.model, clip.preprocess(images.pixels.values), 1)
     np.testing.assert_allclose(stored.c[30:40], found.c, rtol=1e-3, atol=1e-6)
@@ -49,12 +49,12 @@ def test_a_stored_cache_gives_what_the_model_gives(done):
 
 
 def test_the_last_layer_has_no_second_order_effect(done):
-    values = {"item.model": "smoke", "item.split": "eval", "item.layer": "2"}
+    values = {"model": "smoke", "split": "eval", "layer": "2"}
     with pytest.raises(ParamError, match=r"layer = 2 is the last one .* no second-order effect\. Choose from layers 0"):
         run_stage("second_order", values)
     assert not Path("artifacts/second_order/smoke/eval/2").exists()
     with pytest.raises(ParamError, match="layer = 7, but this model has MLPs 0 to 2"):
-        run_stage("second_order", values | {"item.layer": "7"})
+        run_stage("second_order", values | {"layer": "7"})
 
 
 def test_a_cut_off_cache_resumes_to_the_same_bytes(done, monkeypatch):
@@ -68,7 +68,7 @@ def test_a_cut_off_cache_resumes_to_the_same_bytes(done, monkeypatch):
             raise KeyboardInterrupt
         return made(work, compute, number)
 
-    values = {"item.model": "smoke", "item.split": "reference", "item.layer": "0"}
+    values = {"model": "smoke", "split": "reference", "layer": "0"}
     with monkeypatch.context() as patch:
         patch.setattr(write, "make", only_the_first)
         with pytest.raises(KeyboardInterrupt):
@@ -87,7 +87,7 @@ def test_a_neuron_s_nan_is_named_and_nothing_is_written(done):
     save_file(weights, path)
     shutil.rmtree("artifacts/second_order/smoke/eval/0")
     with pytest.raises(ModelError, match="neuron 5 of layer 0 has activation nan at token 0 of image 0"):
-        run_stage("second_order", {"item.model": "smoke", "item.split": "eval", "item.layer": "0"})
+        run_stage("second_order", {"model": "smoke", "split": "eval", "layer": "0"})
     assert not Path("artifacts/second_order/smoke/eval/0").exists()
 
 
@@ -96,7 +96,7 @@ def test_neurons_of_another_run_are_refused(done):
     assert "separation: 0.3" in text
     Path("params.yaml").write_text(text.replace("separation: 0.3", "separation: 0.5"))
     with pytest.raises(ArtifactError, match=r"was made with neurons = .*'separation': 0\.3.* but params\.yaml now has"):
-        run_stage("concepts", {"item": "smoke"})
+        run_stage("concepts", {"model": "smoke"})
 
 
 def test_the_form_of_the_artifact_goes_into_the_ablations(done):

@@ -152,7 +152,7 @@ def test_a_worker_that_does_not_see_the_folder_refuses(here, address, monkeypatc
 
 def test_the_task_that_is_loaded_is_the_one_that_was_checked(here, monkeypatch):
     work = Work(here, Path("a"), "image", 53, 5)
-    mine = pickle.dumps((work, rows, None, torch.get_num_threads(), module._rounding(), "mine"))
+    mine = pickle.dumps((work, rows, None, torch.get_num_threads(), module.kernels(), "mine"))
     Path("task.pickle").write_bytes(mine)
 
     def replaced(content):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,26 @@ def test_disk_too_small_is_said_before_anything_is_written(here):
     with pytest.raises(ArtifactError, match=r"needs about .* GB, but the disk has"):
         write_sharded(Path("a"), lambda i, j: huge, MADE, total=10**12, shard=1)
     assert not Path("a").exists()
+
+
+def test_a_variable_that_says_what_is_missing_may_hold_nan_and_no_infinity(here):
+    def some(start, stop, value=np.nan, missing="no such head"):
+        part = rows(start, stop)
+        part["basis"].values[1, 0] = value
+        part["z"].values[:, 1, 2] = value
+        for name in ("basis", "z"):
+            part[name].attrs["missing"] = missing
+        return part
+
+    write_sharded(Path("a"), some, MADE, total=23, shard=5)
+    back = read(Path("a")).load()
+    assert back.z.attrs["missing"] == back.basis.attrs["missing"] == "no such head"
+    assert np.isnan(back.z.values[:, 1, 2]).all()
+    assert np.isnan(back.z).sum() == 23
+    assert np.isnan(back.basis).sum() == 1
+    for given in ({"value": np.inf}, {"missing": ""}):
+        with pytest.raises(ArtifactError, match="basis has a NaN or infinite value, first at head=1, embed=0"):
+            write_sharded(Path("b"), partial(some, **given), MADE, total=23, shard=5)
 
 
 def test_nan_is_named_with_its_place(here):

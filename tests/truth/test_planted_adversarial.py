@@ -7,7 +7,8 @@ import xarray as xr
 from optogram.data.describing import grammar
 from optogram.data.image_makers import SceneMaker, stated_values
 from optogram.data.scenes import ATTRIBUTES
-from optogram.methods.adversarial import attack, mined_phrases, table
+from optogram.methods.neurons.adversarial import attack, mined_phrases
+from optogram.metrics.adversarial import table
 
 EMBED, NEURONS = 16, 200
 CUE = 2  # sand

@@ -8,7 +8,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from optogram.decompose import effect_norms, effect_projections, effects, second_order
 from optogram.methods import ablate_effects, largest_effects, rank_one, replace_effects
-from optogram.methods.describe_neurons import describe_neurons
+from optogram.methods.neurons.descriptions import describe_neurons
 
 NEURON, LAYER, LATER, HEAD, SLOT = 11, 1, 3, 2, 5
 CHANNEL, WRITTEN = 7, 20  # where the neuron writes in the residual stream, and where the head does
@@ -136,7 +136,7 @@ def test_its_texts_and_its_images_name_the_mark(planted, ds):
         percentile=80,
         sizes=[1, 3],
         sparsity=3,
-        steps=3,
+        texts=3,
         grouped=8,
         separation=0.3,
         seed=0,

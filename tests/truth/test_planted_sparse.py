@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optogram.methods.pools import prepare_texts
-from optogram.methods.sparse import omp, omp_sizes, recompose
+from optogram.methods.neurons.sparse import omp, omp_sizes, recompose
+from optogram.methods.neurons.text_dictionary import prepare_texts
 
 THEMES, A_THEME, EMBED = 40, 25, 128
 

@@ -6,9 +6,9 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optogram.methods.ablation import ablate_heads
-from optogram.methods.roles import agreement, measured_roles, named_roles
-from optogram.methods.textspan import textspan, textspan_heads
+from optogram.methods.heads.mean_ablation import ablate_heads
+from optogram.methods.heads.roles import measured_roles, named_roles
+from optogram.methods.heads.textspan import textspan, textspan_heads
 
 VALUES = {"colour": ["red", "green", "blue"], "count": ["one", "two"], "shape": ["circle", "square", "star", "cross"]}
 
@@ -88,14 +88,11 @@ def test_a_head_that_writes_an_attribute_is_named_after_it_and_carries_its_accur
     spans = textspan_heads(ds, texts, 3)
     named = named_roles(spans, attribute)
     ablated = ablate_heads(ds, None, classifier, labels, names)
-    measured = measured_roles(ablated, errors=2)
+    measured = measured_roles(ablated)
     for name, (layer, head) in places.items():
         assert named.named.sel(layer=layer, head=head) == name
         assert measured.sel(layer=layer, head=head) == name
         assert measured_roles(ablated, by="margin").sel(layer=layer, head=head) == name
         assert float(named.score.sel(layer=layer, head=head, attribute=name)) > 0.6
-    planted = xr.DataArray(
-        [["", "count"], ["colour", "shape"]], {"layer": [0, 1], "head": [0, 1]}, ("layer", "head"), "planted"
-    )
-    assert agreement(planted, named.named, seed=0)[::3] == (1.0, 3)
-    assert agreement(planted, measured, seed=0)[::3] == (1.0, 3)
+    # the head that writes nothing costs nothing that can be told apart from noise
+    assert measured.values.tolist() == [["", "count"], ["colour", "shape"]]

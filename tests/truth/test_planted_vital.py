@@ -12,12 +12,13 @@ from sklearn.ensemble import RandomForestClassifier
 from torch import nn
 
 from optogram.data.scenes import ATTRIBUTES, Scenes
-from optogram.methods.album import vital_album
-from optogram.methods.prototypes import find_prototypes, references
-from optogram.methods.relevance import Attributor
-from optogram.methods.targets import find_targets
-from optogram.models.classifiers import Classifier
-from optogram.models.folder import Preprocess
+from optogram.decompose.relevance import Attributor
+from optogram.methods.visualisation.prototypes import find_prototypes, references
+from optogram.methods.visualisation.render import vital_album
+from optogram.methods.visualisation.targets import TargetOptions, find_targets
+from optogram.methods.visualisation.vital import VitalOptions
+from optogram.models.loading.classifiers import Classifier
+from optogram.models.loading.clip_folders import Preprocess
 
 BACKGROUNDS = list(ATTRIBUTES["background"])
 SIZE = (32, 32)
@@ -68,14 +69,12 @@ def independent():
 def test_the_visualisation_of_a_planted_unit_shows_its_value(independent):
     images = Scenes("reference", 180, 0).read(0, 180)
     classifier = planted(images)
-    options = {"patch": 32, "stride": 32, "references": 12, "circuits": 1, "shown": 1, "layer": "seen"}
-    targets = find_targets(classifier, images, relevance=Attributor(classifier.model), **options)
+    sought = TargetOptions(patch=0.5, stride=0.5, references=12, circuits=1, shown=1, layer="seen")
+    targets = find_targets(classifier, images, sought, relevance=Attributor(classifier.model))
     rows = np.flatnonzero(targets.kind.values == "neuron")
     assert targets.target.values[rows].tolist() == [f"seen:{k}" for k in range(6)]  # each class from its own unit
     targets = targets.isel(target=rows)
     prototypes = find_prototypes(classifier, targets, references(targets, images, SIZE), layers=["act"], size=SIZE)
-    drawn = vital_album(
-        classifier, targets, prototypes, seed=0, seeds=2, steps=80, batch=12, learning_rate=0.1, rule="lrp"
-    )
+    drawn = vital_album(classifier, targets, prototypes, VitalOptions(steps=80, batch=12, seeds=2), seed=0)
     seen = independent.predict(histogram(drawn.pixels.values[:, 0].reshape(-1, *SIZE, 3)))
     assert (seen.reshape(6, 2) == np.arange(6)[:, None]).mean() > 0.8

@@ -25,22 +25,23 @@
       legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" },
       hoverlabel: { bgcolor: css("--surface"), bordercolor: css("--muted"), font: { family: getComputedStyle(document.body).fontFamily, color: css("--ink"), size: 13 }, align: "left" },
       dragmode: touch ? false : "zoom",
-      modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: css("--ink") },
       ...theme,
       xaxis: join("xaxis"), yaxis: join("yaxis"),
     };
   };
-  const config = { responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover", showTips: false, modeBarButtons: [["toImage", "resetScale2d"]] };
+  const config = { responsive: true, displaylogo: false, displayModeBar: false, showTips: false };
   const specs = new WeakMap();
   const draw = async (plot) => {
     const { options, chosen } = specs.get(plot);
-    const { data, layout } = options[chosen];
+    const { data, layout, title } = options[chosen];
+    const heading = plot.closest(".figure").querySelector("h3");
+    if (heading && title) heading.textContent = title;
     const first = !plot.classList.contains("drawn");
     plot.classList.add("drawn");
     await Plotly.react(plot, coloured(data), layoutOf(layout), config);
     if (first) plot.on("plotly_click", (event) => {
       const link = [event.points[0].customdata].flat()[2];
-      if (typeof link === "string" && /^(heads|neurons)\/[\w-]+\.html$/.test(link)) location.href = link;
+      if (typeof link === "string" && /^(heads|neurons|units)\/[\w-]+\.html(#[\w-]+)?$/.test(link)) location.href = link;
     });
   };
   // One after another, so that the page answers in between; hidden ones when their model is chosen.
@@ -59,6 +60,26 @@
   setTimeout(drawNext);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => all(".plot.drawn").forEach(draw));
   addEventListener("beforeprint", () => all(".plot:not(.drawn)").filter((plot) => plot.offsetParent).forEach(draw));
+
+  // What is folded is drawn when it is opened, and opened when a link leads into it.
+  for (const fold of all("details")) fold.addEventListener("toggle", () => { if (fold.open) { dispatchEvent(new Event("resize")); drawNext(); } });
+  const unfold = () => {
+    const aim = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    for (let fold = aim?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  };
+  addEventListener("hashchange", unfold);
+  unfold();
+
+  // Of the units on a page one at a time: the one that the address names, or the first.
+  const units = all("article.unit");
+  const chooseUnit = () => {
+    const named = document.getElementById(location.hash.slice(1)), unit = named?.closest("article.unit") || units[0];
+    for (const one of units) one.hidden = one !== unit;
+    for (const link of all(".jumps a")) link.classList.toggle("now", link.hash.slice(1) === unit.id);
+    if (named === unit) scrollTo(0, 0);
+    drawNext();
+  };
+  if (units.length > 1) { addEventListener("hashchange", chooseUnit); chooseUnit(); }
 
   // One model at a time, where there are several.
   const models = all("input[name=model]");
@@ -146,6 +167,13 @@
   for (const curve of all(".curve")) curve.addEventListener("click", () => follow(curve.hash));
   follow(location.hash);
 
+  // The labels of images: one file has them for all pages.
+  const sheets = typeof LABELS === "undefined" ? {} : LABELS;
+  for (const thumb of all(".thumb[title]")) {
+    const own = getComputedStyle(thumb), known = sheets[thumb.classList[1]]?.[Number(own.getPropertyValue("--x")) + 32 * Number(own.getPropertyValue("--y"))];
+    if (known) thumb.title += ` · ${known}`;
+  }
+
   // A thumbnail, larger, with all that is known about it.
   const closer = document.getElementById("closer");
   document.addEventListener("click", (event) => {
@@ -158,11 +186,11 @@
     closer.showModal();
   });
 
-  // Arrow keys go through the heads, or the neurons.
+  // Arrow keys go through the units.
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey || closer.open || event.target.closest?.("select, input")) return;
     const rel = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
-    const link = rel && document.querySelector(`a[rel=${rel}]`);
+    const link = rel && all(`a[rel=${rel}]`).find((one) => one.offsetParent);
     if (link) location.href = link.href;
   });
 })();

@@ -1,0 +1,10 @@
+"""The `optogram` command; the names of `main` are found here too."""
+
+from importlib import import_module
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("optogram.cli.main"), name)
