@@ -63,17 +63,19 @@ _NAMES = (
 
 
 def captions(
-    labels: Int16[np.ndarray, "image attribute"], variants: int, rng: np.random.Generator
+    labels: Int16[np.ndarray, "image attribute"], variants: int, rng: np.random.Generator, *, full: int = 0
 ) -> tuple[np.ndarray, Bool[np.ndarray, "image variant attribute"]]:
     """`variants` captions of each image, (image, variant) str, and which attributes each of them states.
 
-    What is stated is always true. An unstated count shows at most as a plural, where there is more than one object.
+    What is stated is always true. An unstated count shows at most as a plural, where there is more than one object. The
+    first `full` captions of an image state every attribute.
     """
     shape = (len(labels), variants)
     stated = 1 + rng.choice(len(_SIZES_OF_MENTION), shape, p=_SIZES_OF_MENTION)
     order = rng.permuted(np.broadcast_to(np.arange(len(_ATTRIBUTES)), (*shape, len(_ATTRIBUTES))), axis=-1)
     mentions = order < stated[..., None]
     mentions[..., 0] |= rng.random(shape) < _NAMED
+    mentions[:, :full] = True
     dice = rng.integers(0, 2**16, (*shape, 11)).tolist()
     rows = zip(labels.tolist(), mentions.tolist(), dice, strict=True)
     texts = [[_say(row, *each) for each in zip(said, rolled, strict=True)] for row, said, rolled in rows]

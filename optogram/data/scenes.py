@@ -27,7 +27,8 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "position": ("left", "right", "top", "bottom", "centre"),
     "background": ("grass", "water", "sand", "snow", "brick", "night"),
 }
-SPLITS = ("train", "train_biased", "reference", "eval", "biased")
+SPLITS = ("train", "train_biased", "single", "reference", "eval", "biased")
+TRAINING_SPLITS = ("train", "train_biased", "single")
 BLOCK = 256
 """Images drawn from one random stream; a row never depends on how a range of rows is cut."""
 
@@ -77,11 +78,12 @@ def held_out_combinations() -> Bool[np.ndarray, "shape colour background"]:
 
 @dataclass(frozen=True)
 class Scenes:
-    """`count` scenes of a split (train, train_biased, reference, eval, biased), drawn when they are read.
+    """`count` scenes of a split (train, train_biased, single, reference, eval, biased), drawn when they are read.
 
     bias: probability that a shape of `TIED` is put on its tied background; else the background is drawn freely.
     held_out: whether held-out combinations may occur; by default only in `eval`, never allowed in the training splits.
-    The split `biased` holds the tied shapes on the tied backgrounds only, all four groups equally often.
+    The split `biased` holds the tied shapes on the tied backgrounds only, all four groups equally often. `single`, from
+    which generative models learn, has one object an image, and half of its captions state every attribute.
 
     Raises ParamError for an unknown split, count < 1, seed < 0, bias outside [0, 1], size outside [32, 512], and
     for held-out combinations asked of a training split.
@@ -114,7 +116,7 @@ class Scenes:
                 f"scenes: bias = {self.bias} for the split 'biased', whose four groups are equally frequent by design."
                 " Leave bias at 0 there; bias the train split."
             )
-        if self.split in ("train", "train_biased") and self.held_out:
+        if self.split in TRAINING_SPLITS and self.held_out:
             raise ParamError(
                 f"scenes: held_out = True for the split {self.split!r}, which by definition lacks the held-out"
                 " combinations. Leave held_out out, or use the split 'eval'."
@@ -164,11 +166,14 @@ class Scenes:
         label = self._labels(rng)
         pixels = _background(label[:, _COLUMN["background"]], self.size, paint)
         mask = _objects(pixels, label, self.size, rng)
-        return (pixels, mask, label, *captions(label, VARIANTS, speech))
+        full = VARIANTS // 2 if self.split == "single" else 0
+        return (pixels, mask, label, *captions(label, VARIANTS, speech, full=full))
 
     def _labels(self, rng: np.random.Generator) -> Int16[np.ndarray, "image attribute"]:
         label = np.stack([rng.integers(0, len(values), BLOCK) for values in ATTRIBUTES.values()], 1).astype(np.int16)
         shape, ground = label[:, _COLUMN["shape"]], label[:, _COLUMN["background"]]
+        if self.split == "single":
+            label[:, _COLUMN["count"]] = 0
         if self.split == "biased":
             group = np.arange(BLOCK) % 4
             shape[:], ground[:] = _PAIR[group // 2], _PAIR_GROUND[group % 2]

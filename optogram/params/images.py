@@ -21,7 +21,7 @@ class Scenes(Section):
     )
     strong_bias: float = Field(default=1.0, ge=0, le=1, description="likewise in train_biased")
     shard: PositiveInt = Field(default=2048, description="images a shard")
-    splits: dict[Literal["train", "train_biased", "reference", "eval", "biased"], SceneSplit] = Field(
+    splits: dict[Literal["train", "train_biased", "single", "reference", "eval", "biased"], SceneSplit] = Field(
         default={
             "train": SceneSplit(count=40_000),
             "train_biased": SceneSplit(count=20_000),

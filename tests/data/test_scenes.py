@@ -121,7 +121,7 @@ def test_held_out_combinations_never_occur_in_train_and_do_in_eval(scenes):
     forbidden = held_out_combinations()
     assert 0.08 < forbidden.mean() < 0.12
     assert all((~forbidden).any(axis).all() for axis in range(3))
-    for split, expected in (("train", 0.0), ("train_biased", 0.0), ("biased", 0.0), ("reference", 0.0)):
+    for split, expected in (("train", 0.0), ("train_biased", 0.0), ("single", 0.0), ("biased", 0.0), ("reference", 0.0)):
         assert Scenes(split, 2048, 0).read(0, 2048)["held_out"].values.mean() == expected
     assert 0.06 < scenes["held_out"].values.mean() < 0.15
     assert not Scenes("eval", 512, 0, held_out=False).read(0, 512)["held_out"].values.any()
@@ -138,6 +138,19 @@ def test_bias_ties_each_shape_of_the_pair_to_its_background(bias, split):
         assert abs(rate - (bias + (1 - bias) / 6)) < 0.06
     free = ~np.isin(shape, [ATTRIBUTES["shape"].index(name) for name in TIED])
     assert np.bincount(ground[free], minlength=6).min() / free.sum() > 1 / 8
+
+
+def test_single_scenes_have_one_object_and_captions_that_say_all():
+    drawn = Scenes("single", 1024, 0).read(0, 1024)
+    assert set(drawn["mask"].values.max((1, 2))) == {1}
+    label = drawn["label"].to_pandas()
+    assert (label.pop("count") == 0).all()
+    for name, values in label.items():
+        assert set(values) == set(range(len(ATTRIBUTES[name])))
+        assert values.value_counts(normalize=True).min() > 0.7 / len(ATTRIBUTES[name])
+    stated = drawn["mentions"].values.mean((0, 2))
+    assert (stated[:4] == 1).all()
+    assert (stated[4:] < 0.5).all()
 
 
 def test_biased_split_has_four_balanced_groups():
@@ -174,6 +187,7 @@ def test_other_sizes_show_the_same_scene():
         (("train", 10, 0, 16), "size = 16"),
         (("train", 10, 0, 64, 0.5, True), "held_out"),
         (("train_biased", 10, 0, 64, 1.0, True), "held_out = True for the split 'train_biased'"),
+        (("single", 10, 0, 64, 0.0, True), "held_out = True for the split 'single'"),
         (("biased", 10, 0, 64, 0.5), "equally frequent"),
     ],
 )
