@@ -1,6 +1,7 @@
 """Room flows: the pipeline as DVC has it (never declared again), and which of its stages are stale."""
 
 import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ def plan(targets: Sequence[str] = (), *, data_here: bool = True) -> Plan:
         place = {name: number for number, name in enumerate(nodes)}
         order = list(networkx.lexicographical_topological_sort(graph.reverse(), key=lambda s: place[s.addressing]))
         chosen = [stage for stage in order if stage.addressing in wanted]
+        _drop_torn_rwlock(repo)
         if data_here:
             _fetch_shipped(repo, chosen)
         status: dict[str, Any] = {}
@@ -103,6 +105,22 @@ def plan(targets: Sequence[str] = (), *, data_here: bool = True) -> Plan:
             changed=_reasons(repo, [stage for stage in chosen if stage.addressing in status], status),
             order=tuple(stage.addressing for stage in order),
         )
+
+
+def _drop_torn_rwlock(repo: Any) -> None:
+    """DVC notes who reads and writes what in a file that a kill may leave half-written, and then refuses to go on."""
+    from dvc.lock import make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    path = Path(repo.tmp_dir, RWLOCK_FILE)
+    hardlink = repo.config["core"].get("hardlink_lock", False)
+    with make_lock(str(path.with_name(RWLOCK_LOCK)), tmp_dir=repo.tmp_dir, hardlink_lock=hardlink):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            pass
+        except ValueError:
+            path.unlink()
 
 
 def locked() -> dict[str, dict[str, Any]]:

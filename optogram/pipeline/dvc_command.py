@@ -54,7 +54,9 @@ def main(words: list[str]) -> int:
             whole(self, stages, **options)
         elif put != text:
             dvc.dvcfile.logger.info("Updating lock file '%s'", self.relpath)
-            path.write_text(put, encoding="utf-8")
+            part = path.with_name(f"{path.name}.part")
+            part.write_text(put, encoding="utf-8")
+            part.replace(path)  # a kill leaves the old one or the new one
             self.repo.scm_context.track_file(self.relpath)
 
     dvc.dvcfile.Lockfile.dump_stages = dump_stages

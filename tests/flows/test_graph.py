@@ -40,6 +40,16 @@ def test_staleness_is_dvc_s(toy):
     assert found.doubtful == ["b", "c"]
 
 
+@pytest.mark.parametrize("torn", ["", '{"write": {}, "re'])
+def test_what_a_killed_dvc_was_writing_stops_nobody(toy, torn):
+    toy.dvc("repro")
+    path = toy.folder / ".dvc/tmp/rwlock"
+    assert path.exists()
+    path.write_text(torn)
+    assert plan().doubtful == []
+    toy.dvc("repro")
+
+
 def test_reasons_name_settings_and_files(toy):
     assert plan().changed["d"] == "not made yet"
     path = toy.folder / "dvc.yaml"
