@@ -1,0 +1,197 @@
+"""Room models: trains a diffusion model on images and their captions, reproducibly and resumably."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from optogram.errors import DataError
+from optogram.models.generative.codecs import Codec
+from optogram.models.generative.diffusion import Diffusion, UNet
+from optogram.models.generative.schedules import Schedule
+from optogram.models.generative.texts import Texts
+from optogram.models.training.average import Average
+from optogram.models.training.checkpoint import History
+from optogram.models.training.loop import Evaluation, Plan, Tell, check_range, descend, mixed_precision, train
+from optogram.models.training.randomness import epoch_draw, step_draw
+
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+}
+"""v-prediction with cosine noise (Nichol & Dhariwal 2021; Salimans & Ho 2022)."""
+
+
+@dataclass(frozen=True)
+class DiffusionOptions:
+    """How a diffusion model is trained.
+
+    widths: channels of the UNet's levels, the first without attention. layers: residual blocks a level.
+    unconditional: share of the images that are learned without their caption, for guidance without a classifier.
+    average: decay of the moving average that is kept of the weights.
+    """
+
+    steps: int
+    batch: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 200
+    widths: tuple[int, ...] = (56, 112)
+    layers: int = 1
+    unconditional: float = 0.1
+    average: float = 0.999
+    seed: int = 0
+
+
+def train_diffusion(
+    images: xr.Dataset,
+    options: DiffusionOptions,
+    *,
+    codec: Codec,
+    texts: Texts,
+    device: torch.device,
+    scratch: Path | None = None,
+    save_seconds: float = 30.0,
+    every: int = 0,
+    measure: Any = None,
+    progress: Tell | None = None,
+) -> tuple[Diffusion, History]:
+    """A diffusion model trained from the options' seed on an images/<split> artifact, whose latents are in memory.
+
+    codec, texts: frozen. What is returned has the moving average of the weights.
+    measure: called with the diffusion model as it is every `every` steps and at the end; returns figures by name.
+    scratch: folder for a checkpoint every `save_seconds`; a run that is started again continues there, to the same
+    bytes. progress: called with (images done, images in all, loss).
+
+    Raises ParamError for a bad number, DataError for images without captions, ShapeError for sides that the codec does
+    not take, ModelError, naming the step, if the loss is not finite, and if the checkpoint is another run's.
+    """
+    for name in ("pixels", "caption"):
+        if name not in images:
+            raise DataError(f"training: the images have no variable {name!r}. Pass an images/<split> artifact.")
+    check_range("unconditional", options.unconditional, 0, 1)
+    check_range("batch", options.batch, 1, images.sizes["image"])
+    plan = Plan(options.steps, options.batch, options.seed, options.warmup, save_seconds=save_seconds)
+    task = _DiffusionTask(images, options, codec, texts, device)
+    evaluation = Evaluation(every, lambda: measure(task.diffusion)) if measure else None
+    history = train(task, plan, scratch=scratch, evaluation=evaluation, progress=progress)
+    return task.diffusion, history
+
+
+@dataclass(frozen=True)
+class _Noisy:
+    """A batch: latents with noise mixed in, when, what of, and what is said of them."""
+
+    z: Float[Tensor, "image channel row column"]
+    times: Float[Tensor, " image"]
+    target: Float[Tensor, "image channel row column"]
+    states: Float[Tensor, "image token width"]
+
+
+class _DiffusionTask:
+    """Predicting v at a random time, from latents and a caption that is drawn anew each time."""
+
+    def __init__(
+        self, images: xr.Dataset, options: DiffusionOptions, codec: Codec, texts: Texts, device: torch.device
+    ) -> None:
+        self._options, self._texts, self._where = options, texts, device
+        self._schedule = Schedule(SCHEDULER)
+        self._latents = encode(codec, np.asarray(images["pixels"].values), device)
+        self._captions = images["caption"].values.astype(str)
+        count, *shape = self._latents.shape
+        self._null = texts.states([""])
+        unet = build_unet(options, tuple(shape), texts.width).to(device).train()
+        self._network = UNet(unet)
+        # an epoch's order is drawn once, not at each of its steps
+        self._order = lru_cache(maxsize=1)(
+            lambda epoch: torch.randperm(count, generator=epoch_draw(options.seed, epoch))
+        )
+        self.networks: Mapping[str, nn.Module] = {"denoiser": self._network}
+        self.optimizers = {
+            "adamw": torch.optim.AdamW(
+                self._network.parameters(),
+                options.learning_rate,
+                betas=(0.9, 0.99),
+                weight_decay=options.weight_decay,
+                fused=True,
+            )
+        }
+        self.averages = {"denoiser": Average(self._network, options.average)}
+        self.identity = {"options": asdict(options), "images": count}
+        average: Any = self.averages["denoiser"].network
+        self.diffusion = Diffusion(codec, average, self._schedule, texts, tuple(shape), device)  # type: ignore[arg-type]
+
+    def batch(self, step: int) -> _Noisy:
+        options, count = self._options, len(self._latents)
+        epoch, at = divmod(step, count // options.batch)
+        rows = self._order(epoch)[at * options.batch : (at + 1) * options.batch]
+        draw = step_draw(options.seed, step)
+        variant = torch.randint(self._captions.shape[1], (len(rows),), generator=draw)
+        silent = torch.rand(len(rows), generator=draw) < options.unconditional
+        times = torch.randint(self._schedule.training_steps, (len(rows),), generator=draw)
+        clean = self._latents[rows]
+        noise = torch.randn(clean.shape, generator=draw).to(self._where)
+        prompts = [
+            "" if dropped else str(text)
+            for text, dropped in zip(self._captions[rows.numpy(), variant.numpy()], silent.tolist(), strict=True)
+        ]
+        clean, (alpha, sigma) = clean.to(self._where), self._schedule.at(times.to(self._where))
+        target = self._schedule.target(clean, noise, alpha, sigma)
+        return _Noisy(alpha * clean + sigma * noise, times.to(self._where).float(), target, self._texts.states(prompts))
+
+    def step(self, batch: _Noisy) -> dict[str, Tensor]:
+        with mixed_precision(self._where):
+            found = self._network(batch.z, batch.times, batch.states)
+        loss = nn.functional.mse_loss(found.float(), batch.target)
+        descend(loss, self._network, list(self.optimizers.values()), clip=1.0)
+        return {"velocity": loss}
+
+
+def build_unet(options: DiffusionOptions, shape: tuple[int, ...], width: int) -> Any:
+    """A UNet of diffusers with random weights from the options' seed, attention to texts on all levels but the first.
+
+    The mean state of a text is added to the embedding of the time besides: alone, attention is slow to learn colours.
+    """
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    levels = len(options.widths)
+    down = ("DownBlock2D", *["CrossAttnDownBlock2D"] * (levels - 1))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(options.seed)
+        return UNet2DConditionModel(
+            sample_size=shape[1:],  # type: ignore[arg-type]
+            in_channels=shape[0],
+            out_channels=shape[0],
+            block_out_channels=options.widths,
+            down_block_types=down,
+            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
+            layers_per_block=options.layers,
+            cross_attention_dim=width,
+            attention_head_dim=16,
+            norm_num_groups=8,
+            class_embed_type="projection",
+            projection_class_embeddings_input_dim=width,
+        )
+
+
+@torch.no_grad()
+def encode(
+    codec: Codec, pixels: np.ndarray, device: torch.device, batch: int = 256
+) -> Float[Tensor, "image channel row column"]:
+    """The latents of uint8 pixels (image, y, x, rgb), in float32 on the CPU."""
+    parts = []
+    for start in range(0, len(pixels), batch):
+        part = torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch])).to(device)
+        parts.append(codec.encode(part.permute(0, 3, 1, 2).float() / 255).cpu())
+    return torch.cat(parts)

@@ -1,0 +1,104 @@
+"""Training a diffusion model: the same bytes twice and after a resume, and it learns what captions say."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_diffusion import tiny_images, tiny_texts
+
+from optogram.errors import DataError, ModelError, ParamError
+from optogram.models.generative.codecs import fit_patches
+from optogram.models.generative.sampling import sample
+from optogram.models.training.diffusion import DiffusionOptions, train_diffusion
+
+OPTIONS = DiffusionOptions(steps=6, batch=8, warmup=2, widths=(8, 16), seed=3)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return tiny_images()
+
+
+def train(images, options=OPTIONS, codec=None, **others):
+    codec = codec or fit_patches(images.pixels.values, factor=4, channels=8)
+    return train_diffusion(images, options, codec=codec, texts=tiny_texts(), device=CPU, **others)
+
+
+def weights(diffusion):
+    return b"".join(w.numpy().tobytes() for w in diffusion.denoiser.state_dict().values())
+
+
+class Killed(Exception):
+    pass
+
+
+def test_two_runs_and_a_resumed_one_give_the_same_bytes(images, tmp_path):
+    first, history = train(images)
+    assert weights(first) == weights(train(images)[0])
+    assert weights(first) != weights(train(images, replace(OPTIONS, seed=4))[0])
+    for cut in (1, 4, 6):
+
+        def stop(done, total, loss, cut=cut):
+            if done == cut * OPTIONS.batch:
+                raise Killed
+
+        scratch = tmp_path / str(cut)
+        scratch.mkdir()
+        with pytest.raises(Killed):
+            train(images, scratch=scratch, save_seconds=0, progress=stop)
+        again, theirs = train(images, scratch=scratch)
+        assert weights(again) == weights(first)
+        assert theirs.losses == history.losses
+
+
+def test_figures_are_measured_on_the_average_as_it_is(images):
+    seen = []
+
+    def measure(diffusion):
+        seen.append(weights(diffusion))
+        return {"figure": float(len(seen))}
+
+    last, history = train(images, every=3, measure=measure)
+    assert history.metrics == {3: {"figure": 1.0}, 6: {"figure": 2.0}}
+    assert seen[0] != seen[1] == weights(last)
+
+
+def test_it_learns_what_captions_say():
+    """Planted: images are black or white, as their captions say; a model that learned it draws what is asked."""
+    images = tiny_images(64)
+    rng = np.random.default_rng(0)
+    white = np.arange(64) % 2
+    noise = rng.integers(0, 40, (64, 32, 32, 3))
+    pixels = np.where(white[:, None, None, None] == 1, 255 - noise, noise).astype(np.uint8)
+    said = np.array([" ".join([word] * 12) for word in ("black", "white")])  # an untrained tower hardly hears one word
+    texts = said[white][:, None].repeat(8, 1)
+    images = images.assign(pixels=(images.pixels.dims, pixels), caption=(images.caption.dims, texts))
+    options = DiffusionOptions(
+        steps=120, batch=16, warmup=10, learning_rate=3e-3, widths=(8, 16), average=0.9, unconditional=0.1, seed=0
+    )
+    codec = fit_patches(pixels, factor=4, channels=1)  # how bright a patch is: the rest is noise
+    diffusion, history = train(images, options, codec)
+    losses = history.losses["velocity"]
+    assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:5])
+    states = diffusion.states([*said[::-1]] * 8)
+    assert right(sample(diffusion, states, seeds=range(16), steps=8, scale=3.0)) >= 14
+    untrained, _ = train(images, replace(options, steps=1, warmup=0), codec)
+    assert right(sample(untrained, states, seeds=range(16), steps=8, scale=3.0)) <= 11
+
+
+def right(drawn):
+    """How many of images that should be white and black in turn are."""
+    return int(((drawn.mean((1, 2, 3)) > 0.5) == (torch.arange(16) % 2 == 0)).sum())
+
+
+def test_what_does_not_fit_is_named(images):
+    with pytest.raises(DataError, match="no variable 'caption'"):
+        train(images.drop_vars("caption"))
+    with pytest.raises(ParamError, match="unconditional = 2"):
+        train(images, replace(OPTIONS, unconditional=2))
+    with pytest.raises(ParamError, match="batch = 33, expected 1 to 32"):
+        train(images, replace(OPTIONS, batch=33))
+    with pytest.raises(ModelError, match=r"the loss velocity is nan at step [1-5] of 6"):
+        train(images, replace(OPTIONS, learning_rate=1e30, warmup=0))
