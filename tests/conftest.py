@@ -55,6 +55,12 @@ def pytest_xdist_make_scheduler(config, log):
     return Together(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
+def pytest_collection_modifyitems(items):
+    """A test that hangs fails, and says where, before whatever waits for all tests has lost its patience."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(1800 if item.get_closest_marker("slow") else 600))
+
+
 def pytest_runtest_setup(item):
     """Tests of the errors that name wrong shapes pass what annotations forbid, and meet no check before these."""
     config.update("jaxtyping_disable", item.get_closest_marker("misfits") is not None)

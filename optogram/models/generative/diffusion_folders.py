@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from optogram.errors import ModelError, nearest
+from optogram.errors import ExtraError, ModelError, nearest
 from optogram.models.generative.codecs import Autoencoder, Patches
 from optogram.models.generative.diffusion import Diffusion, UNet
 from optogram.models.generative.schedules import Schedule
@@ -119,8 +119,10 @@ def _texts(path: Path, index: Mapping[str, Any], where: torch.device) -> Texts:
         return ClipTexts(load_clip(path / "text_encoder", str(where)))
     if kind != "CLIPTextModel":
         raise _unknown(path, "text_encoder", kind, ("CLIPTextModel",))
-    from transformers import CLIPTextModel, CLIPTokenizer
-
+    try:
+        from transformers import CLIPTextModel, CLIPTokenizer
+    except ImportError:
+        raise ExtraError(f"The text encoder of {path}", "transformers") from None
     _there(path, "text_encoder", CONFIG)
     _there(path, "tokenizer")
     encoder = _loaded(path / "text_encoder", CLIPTextModel.from_pretrained, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Folders of diffusion models: ours opens in diffusers, a Stable Diffusion folder opens here, and what lacks is named."""
+"""Folders of diffusion models: ours opens in diffusers, a Stable Diffusion folder here, and what lacks is named."""
 
 import json
 import shutil
@@ -175,7 +175,7 @@ def test_what_is_not_known_is_named(stable, ours, tmp_path):
         load_diffusion(str(folder))
     weights.unlink()
     torch.save({}, folder / "unet/diffusion_pytorch_model.bin")
-    with pytest.raises(ModelError, match="Expected weights as safetensors"):
+    with pytest.raises(ModelError, match=r"Expected weights as safetensors"):
         load_diffusion(str(folder))
     weights.write_bytes(kept)
     changed(folder / "scheduler/scheduler_config.json", _class_name="HeunDiscreteScheduler")
@@ -189,7 +189,7 @@ def test_what_is_not_known_is_named(stable, ours, tmp_path):
         load_diffusion(str(folder))
     other = shutil.copytree(ours[1], tmp_path / "ours")
     changed(other / "codec/config.json", channels=9)
-    with pytest.raises(ModelError, match="does not fit config.json"):
+    with pytest.raises(ModelError, match=r"does not fit config\.json"):
         load_diffusion(str(other))
     with pytest.raises(ModelError, match=r"Leave the checkpoint x\.safetensors out"):
         load_diffusion(str(ours[1]), checkpoint="x.safetensors")
