@@ -90,7 +90,8 @@ class Generator:
 
     def latents(self, seeds: Sequence[int]) -> Float32[Tensor, "image latent"]:
         """Normal latents, a row a seed, each drawn from its seed alone. Raises ParamError for what is no seed."""
-        return torch.stack([self._drawn(seed) for seed in seeds] or [torch.empty(0, self.latent)]).to(self.device)
+        rows = [self._drawn(seed)[None] for seed in seeds]
+        return torch.cat(rows or [torch.empty(0, self.latent)]).to(self.device)
 
     def images(self, latents: Float32[Tensor, "image latent"], *, batch: int = 8) -> Float32[Tensor, "image rgb y x"]:
         """Images in [0, 1] of the latents, drawn `batch` at once; gradients pass.
@@ -196,6 +197,11 @@ def load_generator(spec: str, *, checkpoint: Checkpoints | None = None, device: 
 
     Raises ModelError for an unknown kind or name; a factory that fails, or whose module lacks an attribute or draws no
     images; a checkpoint that is unsafe, damaged or does not fit; and a folder that is damaged or not a generator's.
+
+    >>> import optogram
+    >>> generator = optogram.load_generator("callable:examples.dcgan:generator", device="cpu")
+    >>> generator.images(generator.latents([0, 1, 2])).shape
+    torch.Size([3, 3, 64, 64])
     """
     where = pick_device(device)
     kind, _, name = spec.partition(":")
