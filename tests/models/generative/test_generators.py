@@ -336,6 +336,7 @@ def test_specs_that_name_nothing(spec, message):
         ),
     ],
 )
+@pytest.mark.misfits
 def test_a_module_that_is_no_generator_is_refused(others, message):
     with pytest.raises(ModelError, match=message):
         generator_of(Wrong(**others), spec="callable:a:b")
