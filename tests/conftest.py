@@ -14,6 +14,7 @@ torch.set_num_threads(1)
 CHECKED = (
     *("store", "catalog", "data", "decompose", "methods", "metrics", "params", "pipeline", "study"),
     *(f"models.{name}" for name in ("loading", "batches", "layers", "linear_head", "places", "text_embeddings")),
+    *(f"models.generative.{name}" for name in ("gan_networks", "generators", "weights")),
 )
 """The modules whose annotations `--shapes` holds calls to; not yet those of training, the report and the commands."""
 

@@ -14,6 +14,8 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # what DVC takes for an address, with or without //
 SCHEME = re.compile(r"(azure|dvc|gdrive|gs|hdfs|https?|memory|oss|remote|s3|ssh|webdavs?|webhdfs):")
 KINDS = ("clip", "classifier")
+# sections whose models lie in one folder of artifacts
+TOGETHER = (("train_clip", "load_clip", "train_classifier", "load_classifier"), ("train_gan", "load_generator"))
 
 
 def check_name(name: str) -> str:
@@ -38,7 +40,7 @@ def missing_files(params: "optogram.params.root.Params") -> Iterator[str]:
     """Every file or folder that params name and that is not on this disk, seen from the current folder."""
     named = {"photos.path": params.photos.path if params.photos.splits else None}
     named |= {f"texts.files.{name}": path for name, path in params.texts.files.items()}
-    for section in ("load_clip", "load_classifier"):
+    for section in ("load_clip", "load_classifier", "load_generator"):
         models = getattr(params, section).models
         named |= {f"{section}.models.{name}.checkpoint": source.checkpoint for name, source in models.items()}
     for key, path in named.items():
@@ -103,12 +105,13 @@ def _models(params: "optogram.params.root.Params") -> Iterator[str]:
         yield f"visual_scores.clip = {scores.clip!r}, but clips has {params.clips}"
     if unknown := sorted({*params.activations.layers} - {*params.classifiers}):
         yield f"activations.layers names {unknown[0]!r}, but classifiers are {params.classifiers}"
-    of: dict[str, str] = {}
-    for section in ("train_clip", "load_clip", "train_classifier", "load_classifier"):
-        for name in getattr(params, section).models:
-            if name in of:
-                yield f"{name!r} is both in {of[name]}.models and in {section}.models; names must differ"
-            of[name] = section
+    for sections in TOGETHER:
+        of: dict[str, str] = {}
+        for section in sections:
+            for name in getattr(params, section).models:
+                if name in of:
+                    yield f"{name!r} is both in {of[name]}.models and in {section}.models; names must differ"
+                of[name] = section
 
 
 def _lists(params: "optogram.params.root.Params") -> Iterator[str]:
@@ -129,7 +132,8 @@ def _splits(params: "optogram.params.root.Params") -> Iterator[str]:
     splits = {*params.scenes.splits, *params.photos.splits}
     used = ["reference", "eval", *(["train"] if params.train_clip.models else []), params.spurious.split]
     used += [*params.contributions.splits, *params.activations.splits, *params.second_order.splits]
-    used += [training.split for training in params.train_classifier.models.values()]
+    for section in ("train_classifier", "train_gan"):
+        used += [training.split for training in getattr(params, section).models.values()]
     used += params.targets.split.values()
     for split in dict.fromkeys(used):
         if split not in splits:

@@ -17,7 +17,7 @@ from optogram.params.sections import Section
 
 # stands in for a "#" in a trial reading: YAML takes what follows " #" for a comment
 STAND_IN = "\ue000"
-FILES = re.compile(r"photos\.path|texts\.files\.[^.]+|load_(clip|classifier)\.models\.[^.]+\.checkpoint")
+FILES = re.compile(r"photos\.path|texts\.files\.[^.]+|load_(clip|classifier|generator)\.models\.[^.]+\.checkpoint")
 # control characters, halves of characters (a name that is not UTF-8), ends of lines and paragraphs
 CONTROLS = ("Cc", "Cs", "Zl", "Zp")
 

@@ -21,6 +21,7 @@ SETTINGS = [
     "texts.random=40",
     "train_clip.models.smoke.epochs=1",
     "train_clip.models.smoke.batch=16",
+    "train_gan.models={smoke_gan: {steps: 3, batch: 8, latent: 4, widths: [8, 6, 4, 4, 4]}}",
     "activations.shard=32",
     "contributions.shard=32",
     "segmentation.images=24",

@@ -1,0 +1,235 @@
+"""Room models: trains a small GAN on images, reproducibly and resumably."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from torch import Tensor, nn
+
+from optogram.errors import DataError, ParamError
+from optogram.models.generative.gan_networks import Discriminator, GanGenerator, check_widths
+from optogram.models.generative.generators import Generator, generator_of
+from optogram.models.loading.clip_folders import pick_device
+from optogram.models.training.average import Average
+from optogram.models.training.checkpoint import History
+from optogram.models.training.loop import Evaluation, Plan, Tell, check_range, descend, mixed_precision, train
+from optogram.models.training.randomness import deterministic, step_draw
+
+SPEC = "callable:optogram.models.generative.gan_networks:GanGenerator"
+"""What makes a trained generator's module anew."""
+
+_BETAS = (0.0, 0.99)
+_SETTLING = 64
+"""Batches of which the averaged generator's batch norms take their statistics."""
+
+
+@dataclass(frozen=True)
+class GanOptions:
+    """What a GAN is, and how it is trained.
+
+    steps: in all; each takes `batch` images and as many latents. latent, widths: of `GanGenerator`, whose images are as
+    large as the data's. learning_rate, discriminator_rate: of Adam with betas (0, 0.99), scaled as `Plan` has it.
+    penalty: gamma of R1 (Mescheder et al. 2018), taken every `penalty_every` steps and so often weighed (Karras et al.
+    2020, section 4.1). average: decay of the moving average of the generator's weights, which is what is returned.
+    flips: mirror half of the images; not where left and right matter. seed: of the weights and every draw.
+
+    Raises ParamError for numbers that are out of range.
+    """
+
+    steps: int
+    batch: int = 32
+    latent: int = 64
+    widths: tuple[int, ...] = (192, 128, 64, 48, 24)
+    learning_rate: float = 1e-3
+    discriminator_rate: float = 2.2e-3
+    penalty: float = 0.1
+    penalty_every: int = 8
+    average: float = 0.999
+    warmup: int = 0
+    decay: Literal["cosine", "none"] = "none"
+    flips: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_widths(self.widths)
+        check_range("batch", self.batch, 2, float("inf"))
+        check_range("penalty", self.penalty, 0, float("inf"))
+        check_range("penalty_every", self.penalty_every, 1, float("inf"))
+        for name in ("learning_rate", "discriminator_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise ParamError(
+                    f"training: {name} = {getattr(self, name)}, expected between 0 and 1, say 0.001. Change it."
+                )
+
+    def plan(self, save_seconds: float) -> Plan:
+        """How long it goes on. Raises ParamError as `Plan`."""
+        return Plan(self.steps, self.batch, self.seed, self.warmup, self.decay, save_seconds)
+
+
+def train_gan(
+    images: xr.Dataset,
+    options: GanOptions,
+    *,
+    device: str = "auto",
+    scratch: Path | None = None,
+    save_seconds: float = 30.0,
+    progress: Tell | None = None,
+    evaluation: Callable[[Generator], Evaluation] | None = None,
+    told: Callable[[History], None] | None = None,
+) -> Generator:
+    """A generator trained from the options' seed on an images/<split> artifact, whose pixels are held in memory.
+
+    It is the moving average of the weights; its units are the outputs of the ReLUs, `relu4`, `relu8`, ….
+    scratch: folder for a checkpoint every `save_seconds`; a run that is started again continues there, to the same
+    bytes.
+    progress: called with (images done, images in all, loss of the discriminator) once before the first step (loss NaN)
+    and after each.
+    evaluation: says what is measured on the way of the average, which it is given.
+    told: called at the end with the losses of all steps, `discriminator` (its penalty included, where a step has one)
+    and `generator`, and with what evaluations found.
+
+    Raises ParamError for widths that do not make the images' size, DataError for images without pixels, not square, or
+    fewer than two, ModelError that names the step if a loss is not finite, and if the checkpoint is another run's.
+    """
+    pixels = _pixels(images)
+    check_widths(options.widths, pixels.shape[1])
+    where = pick_device(device)
+    task = GanTask(pixels, options, where)
+    average = task.averages["generator"].network
+    arguments = {"latent": options.latent, "widths": [*options.widths]}
+    found = generator_of(average, spec=SPEC, arguments=arguments)
+    measured = None if evaluation is None else evaluation(found)
+    plan = options.plan(save_seconds)
+    history = train(task, plan, scratch=scratch, progress=progress, evaluation=measured)
+    settle(average, options, where)
+    if told is not None:
+        told(history)
+    return found
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a step learns from: images in [0, 1], latents, and whether the penalty is due."""
+
+    real: Float32[Tensor, "image rgb y x"]
+    latents: Float32[Tensor, "image latent"]
+    penalised: bool
+
+
+class GanTask:
+    """Drawing what cannot be told from the images; the discriminator learns first, then the generator from it.
+
+    Non-saturating losses (Goodfellow et al. 2014). Both learn from the same drawn images, which are made once.
+    """
+
+    def __init__(self, pixels: UInt8[np.ndarray, "image y x rgb"], options: GanOptions, where: torch.device) -> None:
+        self._pixels, self._options, self._where = pixels, options, where
+        # layers draw their weights from the global generator: lend it a seeded one, and give the old state back
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(options.seed)
+            generator = GanGenerator(options.latent, options.widths).to(where)
+            discriminator = Discriminator(options.widths).to(where)
+        self.generator, self.discriminator = generator, discriminator
+        self.networks: Mapping[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
+        self.optimizers = {
+            "generator": torch.optim.Adam(generator.parameters(), options.learning_rate, _BETAS),
+            "discriminator": torch.optim.Adam(discriminator.parameters(), options.discriminator_rate, _BETAS),
+        }
+        self.averages = {"generator": Average(generator, options.average)}
+        self.identity: dict[str, Any] = {"gan": asdict(options), "images": len(pixels)}
+
+    def batch(self, step: int) -> Round:
+        """Images drawn with replacement, mirrored or not, and latents: a function of the seed and the step alone."""
+        draw, count = step_draw(self._options.seed, step), self._options.batch
+        rows: Int64[Tensor, " image"] = torch.randint(len(self._pixels), (count,), generator=draw)
+        latents = torch.randn(count, self._options.latent, generator=draw)
+        real = torch.from_numpy(self._pixels[rows.numpy()]).permute(0, 3, 1, 2).float().div_(255)
+        if self._options.flips:
+            mirrored: Bool[Tensor, " image"] = torch.rand(count, generator=draw) < 0.5
+            real = torch.where(mirrored[:, None, None, None], real.flip(3), real)
+        penalised = self._options.penalty > 0 and step % self._options.penalty_every == 0
+        return Round(real.to(self._where), latents.to(self._where), penalised)
+
+    def step(self, batch: Round) -> dict[str, Tensor]:
+        """Update the discriminator, then the generator."""
+        with mixed_precision(self._where):
+            drawn = self.generator(batch.latents)
+            judged = self.discriminator(batch.real), self.discriminator(drawn.detach())
+        loss = surprise(-judged[0].float()) + surprise(judged[1].float())
+        if batch.penalised:
+            weight = self._options.penalty * self._options.penalty_every
+            loss = loss + weight * gradient_penalty(self.discriminator, batch.real)
+        descend(loss, self.discriminator, [self.optimizers["discriminator"]])
+        self.discriminator.requires_grad_(False)  # only what it makes of the images is asked for
+        with mixed_precision(self._where):
+            fooled = surprise(-self.discriminator(drawn).float())
+        descend(fooled, self.generator, [self.optimizers["generator"]])
+        self.discriminator.requires_grad_(True)
+        return {"discriminator": loss, "generator": fooled}
+
+
+def surprise(logits: Float[Tensor, " image"]) -> Float[Tensor, ""]:
+    """Mean of log(1 + exp(logit))."""
+    return nn.functional.softplus(logits).mean()
+
+
+def gradient_penalty(discriminator: nn.Module, real: Float[Tensor, "image rgb y x"]) -> Float[Tensor, ""]:
+    """R1 (Mescheder et al. 2018, eq. 9) without its gamma: half the mean squared gradient at real images.
+
+    In units of images from -1 to 1, as papers have them; these are from 0 to 1.
+    """
+    seen = real.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(discriminator(seen).sum(), seen, create_graph=True)
+    return (slope / 2).square().sum((1, 2, 3)).mean() / 2
+
+
+@torch.no_grad()
+def settle(generator: nn.Module, options: GanOptions, where: torch.device) -> None:
+    """Give the batch norms of an averaged generator the statistics of its own maps, in place.
+
+    Those that it has are of the weights before averaging, whose maps are others. They come from the seed alone.
+    """
+    norms = [part for part in generator.modules() if isinstance(part, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over the batches
+        norm.train()
+    with deterministic():
+        for at in range(_SETTLING):
+            draw = step_draw(options.seed, options.steps + at)  # numbers that no step has drawn from
+            generator(torch.randn(options.batch, options.latent, generator=draw).to(where))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def curves(history: History, points: int = 500) -> dict[str, Any]:
+    """What a training told as JSON types: losses as means over at most `points` stretches of steps, and evaluations.
+
+    `steps`: those done at the end of each stretch.
+    """
+    ends = np.linspace(0, history.steps, min(points, history.steps) + 1).round().astype(int)
+    losses = {
+        name: [float(f"{np.mean(values[start:stop]):.6g}") for start, stop in pairwise(ends)]
+        for name, values in history.losses.items()
+    }
+    return {"steps": ends[1:].tolist(), "losses": losses, "metrics": history.metrics}
+
+
+def _pixels(images: xr.Dataset) -> UInt8[np.ndarray, "image y x rgb"]:
+    if "pixels" not in images:
+        raise DataError("training: the images have no variable 'pixels'. Pass an images/<split> artifact.")
+    pixels = np.asarray(images["pixels"].values)
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1] != pixels.shape[2] or len(pixels) < 2:
+        raise DataError(
+            f"training: pixels are {pixels.dtype} of shape {pixels.shape}; expected two or more square images, uint8 "
+            "(image, y, x, rgb). Take an images/<split> artifact with enough images."
+        )
+    return pixels

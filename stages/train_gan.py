@@ -1,0 +1,64 @@
+"""Stage train_gan: train a GAN on images/<split> and write its generator's folder."""
+
+from optogram.models.generative.generators import save_generator
+from optogram.models.training.checkpoint import History
+from optogram.models.training.gan import GanOptions, curves, train_gan
+from optogram.params.generative import TrainGan
+from optogram.pipeline.stage import Input, Stage
+from optogram.progress import counted
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "train_gan",
+    family="generative",
+    desc="Train the GAN {model} on images/{model.split} (its checkpoint is shipped for the demo)",
+    over={"model": "train_gan.models"},
+    options=("model",),
+    inputs=(Input("images", "images/{model.split}"),),
+    out="generators/{model}",
+    params=("seed", "train_gan.models.{model}"),
+    shipped=True,
+    pool="gpu",
+    retries=1,
+)
+
+
+@through(STAGE)
+def main(door: Doorway) -> None:
+    """Write generators/<model>."""
+    images, histories = door.open("images"), list[History]()
+    title = f"GAN {door.args.model}"
+    with door.scratch(title) as scratch, counted(f"Training {title}", "images") as tell:
+        generator = train_gan(
+            images,
+            options_of(door),
+            device=door.params.device,
+            scratch=scratch,
+            progress=tell,
+            told=histories.append,
+        )
+        save_generator(generator, door.path("out"), history=curves(histories[0]))
+
+
+def options_of(door: Doorway) -> GanOptions:
+    """What params.yaml says of the GAN."""
+    training = door.params.of(TrainGan).models[door.args.model]
+    return GanOptions(
+        steps=training.steps,
+        batch=training.batch,
+        latent=training.latent,
+        widths=tuple(training.widths),
+        learning_rate=training.learning_rate,
+        discriminator_rate=training.discriminator_rate,
+        penalty=training.penalty,
+        penalty_every=training.penalty_every,
+        average=training.average,
+        warmup=training.warmup,
+        decay=training.decay,
+        flips=training.flips,
+        seed=door.params.seed,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,283 @@
+"""Training a GAN: its losses against their definitions, the same bytes however often it is cut off, and it learns."""
+
+import math
+import random
+import signal
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+
+from optogram.errors import DataError, ModelError, ParamError
+from optogram.models.generative.gan_networks import Discriminator, GanGenerator
+from optogram.models.generative.generators import load_generator, save_generator
+from optogram.models.training import gan
+from optogram.models.training.gan import GanOptions, GanTask, gradient_penalty, settle, surprise, train_gan
+from optogram.models.training.loop import Evaluation
+
+OPTIONS = GanOptions(steps=12, batch=8, latent=4, widths=(8, 6), penalty_every=4, average=0.9, flips=True, seed=5)
+MODES = np.full((2, 8, 8, 3), 40.0)
+MODES[0, :, :4, 0] = 220
+MODES[1, 4:, :, 2] = 220
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Two kinds of pictures, light on the left or light below, with noise."""
+    rng = np.random.default_rng(0)
+    pixels = MODES[rng.integers(0, 2, 256)] + rng.normal(0, 6, (256, 8, 8, 3))
+    return xr.Dataset({"pixels": (("image", "y", "x", "rgb"), pixels.clip(0, 255).astype(np.uint8))})
+
+
+def train(images, **changed):
+    """Changed are the options' numbers or the function's other arguments."""
+    options = replace(OPTIONS, **{name: value for name, value in changed.items() if name in asdict(OPTIONS)})
+    others = {name: value for name, value in changed.items() if name not in asdict(OPTIONS)}
+    return train_gan(images, options, device="cpu", **others)
+
+
+def weights(generator):
+    return b"".join(w.numpy().tobytes() for w in generator.model.state_dict().values())
+
+
+def interrupt(at):
+    """A progress that sends this process Ctrl-C's signal after a step."""
+    return lambda done, *_: done == at * OPTIONS.batch and signal.raise_signal(signal.SIGINT)
+
+
+# Bytes
+
+
+def test_two_runs_give_the_same_bytes_and_leave_torch_as_it_was(images):
+    before = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
+    first, second = train(images), train(images)
+    assert weights(first) == weights(second)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.are_deterministic_algorithms_enabled() == before[1]
+    assert weights(train(images, seed=6)) != weights(first)
+    assert not first.model.training
+    assert not any(w.requires_grad for w in first.model.parameters())
+
+
+def test_a_run_that_is_cut_off_anywhere_ends_with_the_same_bytes(images, tmp_path):
+    """After every step, some with a checkpoint right behind and some steps after the last one."""
+    whole = weights(train(images))
+    for at in range(1, OPTIONS.steps):
+        for seconds in (0, 1e9):
+            with pytest.raises(KeyboardInterrupt):
+                train(images, scratch=tmp_path / f"{at}-{seconds}", progress=interrupt(at), save_seconds=seconds)
+            told = []
+            again = train(images, scratch=tmp_path / f"{at}-{seconds}", progress=lambda done, *_: told.append(done))  # noqa: B023
+            assert weights(again) == whole
+            assert told[0] == (0 if seconds else (at - 1) * OPTIONS.batch)
+
+
+def test_so_does_one_that_is_cut_off_several_times_on_the_way_to_an_evaluation(images, tmp_path):
+    def evaluation(generator):
+        return Evaluation(5, lambda: {"mean": float(generator.images(generator.latents(range(4))).mean())})
+
+    histories = []
+    whole = weights(train(images, evaluation=evaluation, told=histories.append))
+    assert whole == weights(train(images)), "evaluations change nothing"
+    for at in sorted(random.Random(3).sample(range(2, OPTIONS.steps), 3)):
+        with pytest.raises(KeyboardInterrupt):
+            train(images, scratch=tmp_path, evaluation=evaluation, progress=interrupt(at), save_seconds=1e9)
+    assert weights(train(images, scratch=tmp_path, evaluation=evaluation, told=histories.append)) == whole
+    first, second = histories
+    assert first == second
+    assert list(first.metrics) == [5, 10, 12]
+    assert len({found["mean"] for found in first.metrics.values()}) == 3, "the average goes on"
+
+
+@pytest.mark.parametrize("changed", [{"learning_rate": 2e-3}, {"penalty": 0.2}, {"flips": False}, {"widths": (8, 7)}])
+def test_a_checkpoint_of_another_recipe_is_refused(images, tmp_path, changed):
+    train(images, scratch=tmp_path)
+    with pytest.raises(ModelError, match="other parameters"):
+        train(images, scratch=tmp_path, **changed)
+
+
+def test_what_a_step_draws_follows_from_its_number(images):
+    pixels = images["pixels"].values
+    task, again = (GanTask(pixels, OPTIONS, torch.device("cpu")) for _ in range(2))
+    again.batch(3)
+    first, second = task.batch(8), again.batch(8)
+    assert torch.equal(first.real, second.real)
+    assert torch.equal(first.latents, second.latents)
+    assert not torch.equal(first.latents, task.batch(9).latents)
+    assert [task.batch(step).penalised for step in range(9)] == [step % 4 == 0 for step in range(9)]
+    known = {image.tobytes() for image in np.concatenate([pixels, pixels[:, :, ::-1]])}
+    assert {image.tobytes() for image in (first.real * 255).round().byte().permute(0, 2, 3, 1).numpy()} <= known
+
+
+# Losses
+
+
+def test_losses_are_their_definitions(images):
+    """Of the first step: the discriminator's with the penalty, then the generator's, by the one that has learned."""
+    task = GanTask(images["pixels"].values, OPTIONS, torch.device("cpu"))
+    literal = GanTask(images["pixels"].values, OPTIONS, torch.device("cpu"))
+    batch = task.batch(0)
+    assert batch.penalised
+    found = task.step(batch)
+    drawn = literal.generator(batch.latents)
+    told = literal.discriminator(batch.real), literal.discriminator(drawn.detach())
+    real = batch.real.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(literal.discriminator(real).sum(), real, create_graph=True)
+    squares = torch.stack([(one / 2).square().sum() for one in slope])  # images from -1 to 1 have half the gradient
+    loss = -(told[0].sigmoid().log().mean() + (1 - told[1].sigmoid()).log().mean())
+    loss = loss + OPTIONS.penalty_every * OPTIONS.penalty / 2 * squares.mean()
+    torch.testing.assert_close(found["discriminator"], loss, rtol=1e-4, atol=1e-5)
+    literal.optimizers["discriminator"].zero_grad()
+    loss.backward()
+    literal.optimizers["discriminator"].step()
+    fooled = -literal.discriminator(drawn).sigmoid().log().mean()
+    torch.testing.assert_close(found["generator"], fooled, rtol=1e-3, atol=1e-4)
+    literal.optimizers["generator"].zero_grad()
+    fooled.backward()
+    literal.optimizers["generator"].step()
+    for name, network in task.networks.items():
+        for ours, theirs in zip(network.parameters(), literal.networks[name].parameters(), strict=True):
+            assert ours.requires_grad
+            assert (ours - theirs).abs().max() < 1e-4, name
+
+
+def test_the_penalty_of_a_linear_discriminator_is_half_its_squared_slope():
+    weight = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    class Linear(nn.Module):
+        def forward(self, x):
+            return ((2 * x - 1) * weight).sum((1, 2, 3))
+
+    found = gradient_penalty(Linear(), torch.rand(5, 3, 4, 4))
+    torch.testing.assert_close(found, weight.square().sum() / 2)
+    torch.testing.assert_close(surprise(torch.tensor([-200.0, 0, 200])), torch.tensor((math.log(2) + 200) / 3))
+
+
+def test_the_history_has_two_losses_a_step_and_progress_tells_the_discriminators(images):
+    told, histories = [], []
+    train(images, progress=lambda *said: told.append(said), told=histories.append)
+    (history,) = histories
+    assert {name: len(losses) for name, losses in history.losses.items()} == {"discriminator": 12, "generator": 12}
+    assert [done for done, *_ in told] == [8 * step for step in range(13)]
+    assert [loss for *_, loss in told[1:]] == history.losses["discriminator"]
+
+
+def test_the_last_maps_that_the_batch_norms_saw_are_those_of_the_average(images):
+    """Mean and variance of each channel are those of many latents' maps, not of the weights before averaging."""
+    task = GanTask(images["pixels"].values, OPTIONS, torch.device("cpu"))
+    average = task.averages["generator"].network
+    settle(average, replace(OPTIONS, batch=64), torch.device("cpu"))
+    assert not any(part.training for part in average.modules())
+    seen = []
+    handle = average.norm8.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        average(torch.randn(4096, OPTIONS.latent, generator=torch.Generator().manual_seed(9)))
+    handle.remove()
+    torch.testing.assert_close(average.norm8.running_mean, seen[0].mean((0, 2, 3)), atol=0.02, rtol=0.1)
+    torch.testing.assert_close(average.norm8.running_var, seen[0].var((0, 2, 3)), atol=0.02, rtol=0.1)
+    assert average.norm8.momentum == 0.1
+
+
+# Truth
+
+
+def test_a_data_set_of_two_modes_is_learned(images):
+    """What it draws is near one of the two, and each is drawn; an untrained one's are near none."""
+    learned = GanOptions(steps=250, batch=32, latent=8, widths=(32, 16), average=0.99)
+    shares = {}
+    for name, options in (("untrained", replace(learned, steps=1)), ("trained", learned)):
+        generator = train_gan(images, options, device="cpu")
+        drawn = generator.images(generator.latents(range(200))).permute(0, 2, 3, 1).numpy()
+        distance = np.sqrt(((drawn[:, None] - MODES / 255) ** 2).mean((2, 3, 4)))
+        nearest = np.bincount(distance.argmin(1), minlength=2) / len(drawn)
+        shares[name] = distance.min(1).mean(), nearest.min()
+    assert shares["untrained"][0] > 0.25
+    assert shares["trained"][0] < 0.13
+    assert shares["trained"][1] > 0.15
+
+
+def test_a_trained_generator_has_units_and_a_folder(images, tmp_path):
+    generator = train(images)
+    assert generator.layers == ("relu4", "relu8")
+    assert (generator.spec, generator.arguments) == (gan.SPEC, {"latent": 4, "widths": [8, 6]})
+    save_generator(generator, tmp_path / "gan")
+    again, latents = load_generator(str(tmp_path / "gan"), device="cpu"), generator.latents([0, 1])
+    torch.testing.assert_close(again.images(latents), generator.images(latents), atol=0.01, rtol=0)
+
+
+def test_the_networks_have_the_sizes_of_the_recipe():
+    generator, discriminator = GanGenerator(), Discriminator()
+    with torch.no_grad():
+        images = generator(torch.randn(2, 64))
+        assert images.shape == (2, 3, 64, 64)
+        assert discriminator(images).shape == (2,)
+    assert sum(w.numel() for w in generator.state_dict().values()) * 2 < 1.2e6, "bytes in half precision"
+
+
+def test_a_discriminator_sees_that_images_are_all_alike():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        told = Discriminator((8, 6))
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert not torch.allclose(told(images)[:1], told(images[:1].expand(6, -1, -1, -1))[:1], atol=1e-4)
+
+
+# Bad input
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_last_checkpoint_stays(images, tmp_path, monkeypatch):
+    real, whole = gan.surprise, weights(train(images))
+    calls = []
+
+    def breaks(logits):
+        calls.append(1)
+        return real(logits) * (math.nan if len(calls) == 3 * 7 + 1 else 1)
+
+    monkeypatch.setattr(gan, "surprise", breaks)
+    with pytest.raises(ModelError, match=r"the loss discriminator is nan at step 7 of 12\. Lower learning_rate"):
+        train(images, scratch=tmp_path, save_seconds=0)
+    monkeypatch.setattr(gan, "surprise", real)
+    told = []
+    assert weights(train(images, scratch=tmp_path, progress=lambda done, *_: told.append(done))) == whole
+    assert told[0] == 7 * OPTIONS.batch
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"steps": 0}, "steps = 0"),
+        ({"batch": 1}, "batch = 1, expected 2 to inf"),
+        ({"learning_rate": 0.0}, r"learning_rate = 0\.0, expected between 0 and 1"),
+        ({"discriminator_rate": 1.0}, r"discriminator_rate = 1\.0"),
+        ({"penalty": -1.0}, r"penalty = -1\.0"),
+        ({"penalty_every": 0}, "penalty_every = 0"),
+        ({"warmup": 13}, "warmup = 13, expected 0 to 12"),
+        ({"average": 1.0}, r"decay of an average = 1\.0"),
+        ({"latent": 0}, "latent = 0, expected at least 1"),
+        ({"widths": (8,)}, r"widths = \[8\], expected two or more"),
+        ({"widths": (8, 0)}, r"widths = \[8, 0\], expected two or more, each at least 1"),
+        ({"widths": (8, 6, 4)}, r"3 widths draw images of 16 x 16, but the images have 8 x 8\. Give 2 widths"),
+    ],
+)
+def test_bad_hyperparameters_are_named(images, changed, named):
+    with pytest.raises(ParamError, match=named):
+        train(images, **changed)
+
+
+def test_images_that_cannot_be_learned_from_are_refused(images):
+    with pytest.raises(DataError, match="no variable 'pixels'"):
+        train(images.drop_vars("pixels"))
+    with pytest.raises(
+        DataError, match=r"pixels are uint8 of shape \(1, 8, 8, 3\); expected two or more square images"
+    ):
+        train(images.isel(image=[0]))
+    with pytest.raises(DataError, match=r"\(256, 8, 4, 3\)"):
+        train(images.isel(x=slice(4)))
+    with pytest.raises(DataError, match="pixels are float32"):
+        train(images.astype(np.float32))
+    with pytest.raises(ParamError, match=r"images have 6 x 6\. Take images of 8, 16, 32, .* pixels"):
+        train(images.isel(x=slice(6), y=slice(6)))
