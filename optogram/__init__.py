@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optogram import decompose, methods
     from optogram.catalog.find import catalog, open, pull
+    from optogram.models.generative.diffusion_folders import load_diffusion
     from optogram.models.generative.generators import load_generator
     from optogram.models.loading.specs import load_model
 
 __version__ = "0.1.0"
-__all__ = ["catalog", "decompose", "load_generator", "load_model", "methods", "open", "pull"]
+__all__ = ["catalog", "decompose", "load_diffusion", "load_generator", "load_model", "methods", "open", "pull"]
 
 # Lazy (PEP 562): `import optogram` costs nothing, and a stage depends only on the modules it imports.
 _EXPORTS = {
     "catalog": "optogram.catalog.find",
+    "load_diffusion": "optogram.models.generative.diffusion_folders",
     "load_generator": "optogram.models.generative.generators",
     "load_model": "optogram.models.loading.specs",
     "open": "optogram.catalog.find",

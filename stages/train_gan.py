@@ -2,7 +2,8 @@
 
 from optogram.models.generative.generators import save_generator
 from optogram.models.training.checkpoint import History
-from optogram.models.training.gan import GanOptions, curves, train_gan
+from optogram.models.training.curves import curves
+from optogram.models.training.gan import GanOptions, train_gan
 from optogram.params.generative import TrainGan
 from optogram.pipeline.stage import Input, Stage
 from optogram.progress import counted

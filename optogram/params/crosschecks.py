@@ -15,7 +15,11 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 SCHEME = re.compile(r"(azure|dvc|gdrive|gs|hdfs|https?|memory|oss|remote|s3|ssh|webdavs?|webhdfs):")
 KINDS = ("clip", "classifier")
 # sections whose models lie in one folder of artifacts
-TOGETHER = (("train_clip", "load_clip", "train_classifier", "load_classifier"), ("train_gan", "load_generator"))
+TOGETHER = (
+    ("train_clip", "load_clip", "train_classifier", "load_classifier"),
+    ("train_gan", "load_generator"),
+    ("train_diffusion", "load_diffusion"),
+)
 
 
 def check_name(name: str) -> str:
@@ -132,7 +136,7 @@ def _splits(params: "optogram.params.root.Params") -> Iterator[str]:
     splits = {*params.scenes.splits, *params.photos.splits}
     used = ["reference", "eval", *(["train"] if params.train_clip.models else []), params.spurious.split]
     used += [*params.contributions.splits, *params.activations.splits, *params.second_order.splits]
-    for section in ("train_classifier", "train_gan"):
+    for section in ("train_classifier", "train_gan", "train_diffusion"):
         used += [training.split for training in getattr(params, section).models.values()]
     used += params.targets.split.values()
     for split in dict.fromkeys(used):

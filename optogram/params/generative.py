@@ -48,4 +48,72 @@ class LoadGenerator(Section):
     )
 
 
-SECTIONS = {"train_gan": TrainGan, "load_generator": LoadGenerator}
+class PatchCodec(Section):
+    """The fixed codec: principal components of square patches."""
+
+    factor: PositiveInt = Field(default=4, description="side of a patch in pixels")
+    channels: PositiveInt = Field(default=24, description="components kept")
+
+
+class DiffusionTraining(Section):
+    """A diffusion model trained here."""
+
+    split: str = "single"
+    clip: str = Field(default="demo", description="whose text tower reads the captions")
+    codec: PatchCodec = PatchCodec()
+    steps: PositiveInt = Field(default=6000, description="each of `batch` images")
+    batch: Annotated[int, Field(ge=2)] = 64
+    learning_rate: float = Field(default=1e-3, gt=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: int = Field(default=200, ge=0)
+    widths: list[Annotated[int, Field(gt=0, multiple_of=8)]] = Field(
+        default=[56, 112], min_length=1, description="channels of the UNet's levels, all but the first with attention"
+    )
+    layers: PositiveInt = 1
+    unconditional: float = Field(default=0.1, ge=0, le=1, description="share learned without captions")
+    average: float = Field(default=0.999, ge=0, lt=1, description="of the weights, which are what is kept")
+
+
+class TrainDiffusion(Section):
+    """Diffusion models trained on images/<split> and their captions."""
+
+    models: dict[Name, DiffusionTraining] = Field(default={}, description="name -> architecture and schedule")
+
+
+class DiffusionSource(Section):
+    """A pretrained diffusion model."""
+
+    path: str = Field(description="a folder in diffusers' layout, such as Stable Diffusion's")
+
+
+class LoadDiffusion(Section):
+    """Pretrained diffusion models."""
+
+    models: dict[Name, DiffusionSource] = Field(default={}, description="name -> {path: folder in diffusers' layout}")
+
+
+class Sampling(Section):
+    """What is drawn with a diffusion model."""
+
+    count: PositiveInt = Field(default=500, description="images, each asked for by a caption of its own")
+    prompts: list[Annotated[str, Field(pattern=r"\S")]] = Field(
+        default=[], description="your own, in place of `count` captions of the images' values"
+    )
+    steps: PositiveInt = 20
+    scale: float = Field(default=3.0, ge=1, description="of guidance by the caption; 1 is none")
+    shard: PositiveInt = Field(default=64, description="images a shard; a killed run resumes at the first missing one")
+
+
+class Sample(Section):
+    """Images drawn with diffusion models, trained or loaded."""
+
+    models: dict[Name, Sampling] = Field(default={}, description="name of a diffusion model -> what is drawn with it")
+
+
+SECTIONS = {
+    "train_gan": TrainGan,
+    "load_generator": LoadGenerator,
+    "train_diffusion": TrainDiffusion,
+    "load_diffusion": LoadDiffusion,
+    "sample": Sample,
+}

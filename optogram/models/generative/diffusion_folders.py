@@ -6,6 +6,7 @@
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,12 +28,21 @@ from optogram.models.loading.clip_folders import load_clip, pick_device, save_cl
 from optogram.models.loading.model_files import CONFIG, WEIGHTS, check_files, fill, new_folder, unreadable, write_model
 
 INDEX = "model_index.json"
+HISTORY = "history.json"
 SCHEDULER = "scheduler_config.json"
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def save_diffusion(diffusion: Diffusion, path: Path | str, *, dtype: torch.dtype = torch.float16) -> None:
+def save_diffusion(
+    diffusion: Diffusion,
+    path: Path | str,
+    *,
+    history: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
     """Write the folder of a diffusion model of ours, whole or not at all; weights as `dtype`.
+
+    history: kept in history.json beside them.
 
     Raises ModelError if `path` exists, and for parts that a folder of ours does not hold: a denoiser other than a
     UNet, a codec other than `Patches` or diffusers' autoencoders, texts other than a CLIP's.
@@ -64,6 +74,26 @@ def save_diffusion(diffusion: Diffusion, path: Path | str, *, dtype: torch.dtype
         else:
             _write_diffusers(part / name, codec.autoencoder, dtype)
         save_clip(texts.clip, part / "text_encoder", dtype=dtype)
+        if history is not None:
+            _write_json(part / HISTORY, history)
+
+
+def copy_diffusion(source: Path | str, path: Path | str) -> None:
+    """Write the folder of a diffusion model anew with what is read of `source`: its parts' configs and safetensors.
+
+    Raises ModelError if `source` cannot be loaded, and if `path` exists.
+    """
+    source = Path(source)
+    load_diffusion(str(source), device="cpu")
+    index = _read_json(source / INDEX)
+    parts = ["unet", "scheduler", "codec" if "codec" in index else "vae", "text_encoder", "tokenizer"]
+    with new_folder(Path(path)) as made:
+        _write_json(made / INDEX, index)
+        for folder in (source / part for part in parts if (source / part).is_dir()):
+            (made / folder.name).mkdir()
+            for file in sorted(folder.iterdir()):
+                if file.suffix in (".json", ".txt", ".gz", ".model", ".safetensors") and file.is_file():
+                    shutil.copyfile(file, made / folder.name / file.name)
 
 
 def load_diffusion(spec: str, *, checkpoint: str | Path | None = None, device: str = "auto") -> Diffusion:

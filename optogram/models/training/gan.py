@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -208,19 +207,6 @@ def settle(generator: nn.Module, options: GanOptions, where: torch.device) -> No
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-
-
-def curves(history: History, points: int = 500) -> dict[str, Any]:
-    """What a training told as JSON types: losses as means over at most `points` stretches of steps, and evaluations.
-
-    `steps`: those done at the end of each stretch.
-    """
-    ends = np.linspace(0, history.steps, min(points, history.steps) + 1).round().astype(int)
-    losses = {
-        name: [float(f"{np.mean(values[start:stop]):.6g}") for start, stop in pairwise(ends)]
-        for name, values in history.losses.items()
-    }
-    return {"steps": ends[1:].tolist(), "losses": losses, "metrics": history.metrics}
 
 
 def _pixels(images: xr.Dataset) -> UInt8[np.ndarray, "image y x rgb"]:

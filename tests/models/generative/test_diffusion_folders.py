@@ -15,8 +15,9 @@ from diffusers import (
 from tiny_diffusion import tiny_diffusion
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+import optogram
 from optogram.errors import DataError, ModelError
-from optogram.models.generative.diffusion_folders import load_diffusion, save_diffusion
+from optogram.models.generative.diffusion_folders import copy_diffusion, load_diffusion, save_diffusion
 from optogram.models.generative.sampling import sample
 
 PROMPTS = ["a red star", "snow"]

@@ -1,0 +1,60 @@
+"""Stage sample: draw images with a diffusion model, each asked for by a caption of its own, in shards."""
+
+import numpy as np
+import xarray as xr
+
+from optogram.data.requests import class_requests, scene_requests
+from optogram.models.generative.diffusion_folders import load_diffusion
+from optogram.models.generative.sampling import sample
+from optogram.params.generative import Sample, Sampling
+from optogram.pipeline.stage import Input, Stage
+from stages.doorway import Doorway, run, through
+
+STAGE = Stage(
+    "sample",
+    family="generative",
+    desc="Draw what is asked for with the diffusion model {model}",
+    over={"model": "sample.models"},
+    options=("model",),
+    inputs=(Input("diffusion", "diffusions/{model}"), Input("images", "images/reference")),
+    out="samples/{model}",
+    params=("seed", "sample.models.{model}"),
+    pool="gpu",
+    retries=1,
+)
+
+
+@through(STAGE)
+def main(door: Doorway) -> None:
+    """Write samples/<model>."""
+    drawing = door.params.of(Sample).models[door.args.model]
+    asked = requests(door, drawing)
+    diffusion = load_diffusion(str(door.folder("diffusion")), device=door.params.device)
+    # an image's seed is a number of its own, so that drawing more of them changes none
+    first = np.random.SeedSequence(door.params.seed).generate_state(1, np.uint32)[0]
+    seeds = int(first) + np.arange(asked.sizes["image"])
+
+    def draw(start: int, stop: int) -> xr.Dataset:
+        """A shard: what is asked for, and what was drawn."""
+        states = diffusion.states([str(prompt) for prompt in asked["prompt"].values[start:stop]])
+        drawn = sample(diffusion, states, seeds=seeds[start:stop].tolist(), steps=drawing.steps, scale=drawing.scale)
+        pixels = (drawn.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+        made = {"pixels": (("image", "y", "x", "rgb"), pixels), "seed": ("image", seeds[start:stop])}
+        ids = np.array([f"{door.args.model}/{k:06d}" for k in range(start, stop)])
+        return asked.isel(image=slice(start, stop)).assign(made).assign_coords(image=ids)
+
+    door.write_shards(draw, f"Samples of {door.args.model}", total=len(seeds), shard=drawing.shard)
+
+
+def requests(door: Doorway, drawing: Sampling) -> xr.Dataset:
+    """The user's own prompts, or captions of all that scenes can hold, or of the classes of photographs."""
+    if drawing.prompts:
+        return xr.Dataset({"prompt": ("image", np.array(drawing.prompts))})
+    images = door.open("images")
+    if "held_out" in images:
+        return scene_requests(drawing.count, seed=door.params.seed)
+    return class_requests(images, drawing.count, seed=door.params.seed)
+
+
+if __name__ == "__main__":
+    run(main)
