@@ -152,6 +152,27 @@ def test_another_solver_in_the_folder_is_taken_by_its_noise(stable, tmp_path):
     assert mixes[0] == mixes[1]
 
 
+@pytest.mark.parametrize("kind", ["ours", "stable"])
+def test_a_copy_has_what_is_read_and_nothing_else(request, tmp_path, kind):
+    path = shutil.copytree(request.getfixturevalue(kind)[1], tmp_path / "model")
+    (path / "unet/pickle.bin").write_bytes(b"no")
+    (path / "secret").mkdir()
+    copy_diffusion(path, tmp_path / "copy")
+    names = {file.name for file in (tmp_path / "copy").rglob("*")}
+    assert not names & {"pickle.bin", "secret"}
+    drawn = [
+        sample(one, one.states(PROMPTS), seeds=[1, 2], steps=2)
+        for one in (optogram.load_diffusion(str(path)), load_diffusion(str(tmp_path / "copy")))
+    ]
+    assert torch.equal(*drawn)
+    with pytest.raises(ModelError, match="never overwritten"):
+        copy_diffusion(path, tmp_path / "copy")
+    (path / "unet/config.json").unlink()
+    with pytest.raises(ModelError, match=r"unet/config\.json is missing"):
+        copy_diffusion(path, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     "part", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", "tokenizer"]
 )
