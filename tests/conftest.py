@@ -3,6 +3,8 @@
 # ruff: noqa: I001  the first import settles how sums round, before numpy and torch load their libraries
 import stages  # noqa: F401
 
+import os
+
 import pytest
 import torch
 from jaxtyping import config, install_import_hook
@@ -14,7 +16,7 @@ torch.set_num_threads(1)
 CHECKED = (
     *("store", "catalog", "data", "decompose", "methods", "metrics", "params", "pipeline", "study"),
     *(f"models.{name}" for name in ("loading", "batches", "layers", "linear_head", "places", "text_embeddings")),
-    *(f"models.generative.{name}" for name in ("gan_networks", "generators", "weights")),
+    "models.generative",
 )
 """The modules whose annotations `--shapes` holds calls to; not yet those of training, the report and the commands."""
 
@@ -35,7 +37,8 @@ def pytest_addoption(parser, pluginmanager):
     is looked for here, before pytest has parsed it, and fixtures below import helpers when they run.
     """
     parser.addoption("--shapes", action="store_true", help="check optogram's annotations, shapes of arrays included")
-    if "--shapes" in pluginmanager.get_plugin("pytestconfig").invocation_params.args:
+    given = [*pluginmanager.get_plugin("pytestconfig").invocation_params.args]
+    if "--shapes" in given + os.environ.get("PYTEST_ADDOPTS", "").split():
         # an int is a float, as PEP 484 and pyright have it
         checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
         install_import_hook([f"optogram.{room}" for room in CHECKED], checker)

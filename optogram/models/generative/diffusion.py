@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from optogram.models.generative.texts import Texts
 CPU = torch.device("cpu")
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """What predicts, from noisy latents, their times and states of texts, what the schedule says it should."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from optogram.errors import DataError
 from optogram.models.loading.clip_folders import Clip
 
 
+@runtime_checkable
 class Texts(Protocol):
     """A text tower: prompts to states, each prompt for itself. The empty prompt stands for no condition."""
 
