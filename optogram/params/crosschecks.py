@@ -14,11 +14,13 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # what DVC takes for an address, with or without //
 SCHEME = re.compile(r"(azure|dvc|gdrive|gs|hdfs|https?|memory|oss|remote|s3|ssh|webdavs?|webhdfs):")
 KINDS = ("clip", "classifier")
+# of a family, whose sections the type of the params does not have
+GANS, PRIORS = "train_gan", "train_diffusion"
 # sections whose models lie in one folder of artifacts
 TOGETHER = (
     ("train_clip", "load_clip", "train_classifier", "load_classifier"),
-    ("train_gan", "load_generator"),
-    ("train_diffusion", "load_diffusion"),
+    (GANS, "load_generator"),
+    (PRIORS, "load_diffusion"),
 )
 
 
@@ -37,7 +39,7 @@ def problems(params: "optogram.params.root.Params") -> Iterator[str]:
     # a name that is not there would give errors of its own in all later checks
     yield from (found := [*_models(params), *_lists(params), *_splits(params), *_sources(params)])
     if not found:
-        yield from (*_trained(params), *_pools(params))
+        yield from (*_trained(params), *_drawn(params), *_pools(params))
 
 
 def missing_files(params: "optogram.params.root.Params") -> Iterator[str]:
@@ -136,7 +138,7 @@ def _splits(params: "optogram.params.root.Params") -> Iterator[str]:
     splits = {*params.scenes.splits, *params.photos.splits}
     used = ["reference", "eval", *(["train"] if params.train_clip.models else []), params.spurious.split]
     used += [*params.contributions.splits, *params.activations.splits, *params.second_order.splits]
-    for section in ("train_classifier", "train_gan", "train_diffusion"):
+    for section in ("train_classifier", GANS, PRIORS):
         used += [training.split for training in getattr(params, section).models.values()]
     used += params.targets.split.values()
     for split in dict.fromkeys(used):
@@ -168,7 +170,7 @@ def _sources(params: "optogram.params.root.Params") -> Iterator[str]:
 
 def _trained(params: "optogram.params.root.Params") -> Iterator[str]:
     """CLIPs trained here have their shape in params; that of loaded ones is known once they are here."""
-    side = params.photos.size if params.photos.splits else 64
+    side = _side(params)
     for name, training in params.train_clip.models.items():
         model = f"train_clip.models.{name}"
         if training.width % training.head_width:
@@ -197,6 +199,22 @@ def _trained(params: "optogram.params.root.Params") -> Iterator[str]:
                     f"second_order.layers names {layer}, but {name} has layers 0 to {last}, and the last has no effect "
                     "through later ones; name only layers before it"
                 )
+
+
+def _side(params: "optogram.params.root.Params") -> int:
+    return params.photos.size if params.photos.splits else 64
+
+
+def _drawn(params: "optogram.params.root.Params") -> Iterator[str]:
+    """GANs draw images of one size, which is that of the images they are trained on."""
+    side = _side(params)
+    for name, training in getattr(params, GANS).models.items():
+        model, drawn = f"train_gan.models.{name}", 4 * 2 ** (len(training.widths) - 1)
+        if drawn != side:
+            at = "photos.size" if params.photos.splits else "the side of a scene"
+            yield f"{model}.widths are {len(training.widths)}, of images of {drawn}, but {at} is {side}; change them"
+        if training.warmup > training.steps:
+            yield f"{model}.warmup = {training.warmup} is above its steps = {training.steps}; lower it"
 
 
 def _pools(params: "optogram.params.root.Params") -> Iterator[str]:

@@ -49,7 +49,9 @@ EVIL = [
 
 
 @pytest.mark.parametrize("name", EVIL)
-@pytest.mark.parametrize("section", ["train_clip", "load_clip", "train_classifier", "load_classifier", "texts"])
+@pytest.mark.parametrize(
+    "section", ["train_clip", "load_clip", "train_classifier", "load_classifier", "load_generator", "texts"]
+)
 def test_a_name_that_a_shell_or_a_path_could_misread_is_refused(section, name):
     from optogram.params.root import Params, validated
 
@@ -98,6 +100,16 @@ def test_plain_names_of_any_script_are_names(name):
         (["photos.path=https://x.org/a.zip"], "is an address, expected a file or folder on this disk"),
         (["texts.files.mine=s3:a.txt"], "begins as an address does. Write ./s3:a.txt"),
         (["classifiers=[a, b]"], "classifiers names 'b'"),
+        (["train_gan.models={a: {split: nowhere}}"], "split 'nowhere' is used"),
+        (
+            ["train_gan.models={a: {widths: [8, 4]}}"],
+            "a.widths are 2, of images of 8, but the side of a scene is 64",
+        ),
+        (["train_gan.models={a: {steps: 9, warmup: 10}}"], "train_gan.models.a.warmup = 10 is above its steps = 9"),
+        (
+            ["train_gan.models={a: {}}", "load_generator.models={a: {spec: x}}"],
+            "'a' is both in train_gan.models and in load_generator.models; names must differ",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_named_with_the_fix(settings, message):
@@ -151,8 +163,10 @@ def test_a_file_that_is_not_there_is_said_before_the_run(here, path, message):
 def test_checkpoints_and_photographs_are_looked_for_and_what_is_here_is_found(here):
     (here / "profiles").symlink_to(ROOT / "profiles")
     settings = ["photos.path=album", "load_classifier.models={a: {spec: x, checkpoint: a.pt}}"]
-    assert len(list(missing_files(profile_params("photos", settings)))) == 2
+    settings += ["load_generator.models={a: {spec: x, checkpoint: b.pt}}"]
+    assert len(list(missing_files(profile_params("photos", settings)))) == 3
     Path("album").mkdir()
     Path("a.pt").write_text("")
+    Path("b.pt").write_text("")
     assert list(missing_files(profile_params("photos", settings))) == []
     assert profile_text("photos", settings)

@@ -13,7 +13,9 @@ from micro import SETTINGS, run_stage
 from PIL import Image
 from safetensors.torch import save_file
 
+from examples import dcgan
 from optogram.errors import DataError, ModelError, ParamError
+from optogram.models.generative.generators import load_generator
 from optogram.models.loading.classifier_folders import load_classifier_folder
 from optogram.models.loading.clip_folders import load_clip
 from optogram.params.profiles import profile_text
@@ -192,6 +194,35 @@ def test_load_clip_names_the_tensor_that_does_not_fit(here):
 def test_load_clip_explains_unknown_names_and_no_network(here, spec, message):
     with pytest.raises(ModelError, match=message):
         load(spec, "null")
+
+
+def load_as_generator(checkpoint):
+    given = f"{{spec: 'callable:examples.dcgan:generator', checkpoint: {checkpoint}}}"
+    set_params(*SETTINGS, f"load_generator.models={{given: {given}}}", profile="smoke")
+    run_stage("load_generator", {"model": "given"})
+
+
+def test_load_generator_takes_a_local_checkpoint_and_two_runs_give_the_same_bytes(here):
+    model = dcgan.generator().eval()
+    save_file(model.state_dict(), "weights.safetensors")
+    load_as_generator("weights.safetensors")
+    found = load_generator("artifacts/generators/given", device="cpu")
+    latents = found.latents([0, 1])
+    with torch.no_grad():
+        torch.testing.assert_close(found.images(latents), model(latents))
+    digest = folder_digest(Path("artifacts/generators/given"))
+    with pytest.raises(ModelError, match="exists already"):
+        load_as_generator("weights.safetensors")
+    shutil.rmtree("artifacts/generators/given")
+    load_as_generator("weights.safetensors")
+    assert folder_digest(Path("artifacts/generators/given")) == digest
+
+
+def test_load_generator_names_the_tensor_that_does_not_fit(here):
+    save_file({"main.0.weight": torch.zeros(3, 3)}, "weights.safetensors")
+    with pytest.raises(ModelError, match=r"main\.0\.weight has shape \(3, 3\), expected \(100, 512, 4, 4\)"):
+        load_as_generator("weights.safetensors")
+    assert not Path("artifacts/generators/given").exists()
 
 
 def load_as_classifier(spec, checkpoint, classes):

@@ -18,4 +18,5 @@ def curves(history: History, points: int = 500) -> dict[str, Any]:
         name: [float(f"{np.mean(values[start:stop]):.6g}") for start, stop in pairwise(ends)]
         for name, values in history.losses.items()
     }
-    return {"steps": ends[1:].tolist(), "losses": losses, "metrics": history.metrics}
+    metrics = {str(step): found for step, found in history.metrics.items()}
+    return {"steps": ends[1:].tolist(), "losses": losses, "metrics": metrics}

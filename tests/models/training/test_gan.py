@@ -1,5 +1,6 @@
 """Training a GAN: its losses against their definitions, the same bytes however often it is cut off, and it learns."""
 
+import json
 import math
 import random
 import signal
@@ -15,6 +16,7 @@ from optogram.errors import DataError, ModelError, ParamError
 from optogram.models.generative.gan_networks import Discriminator, GanGenerator
 from optogram.models.generative.generators import load_generator, save_generator
 from optogram.models.training import gan
+from optogram.models.training.curves import curves
 from optogram.models.training.gan import GanOptions, GanTask, gradient_penalty, settle, surprise, train_gan
 from optogram.models.training.loop import Evaluation
 
@@ -179,6 +181,18 @@ def test_the_last_maps_that_the_batch_norms_saw_are_those_of_the_average(images)
     torch.testing.assert_close(average.norm8.running_mean, seen[0].mean((0, 2, 3)), atol=0.02, rtol=0.1)
     torch.testing.assert_close(average.norm8.running_var, seen[0].var((0, 2, 3)), atol=0.02, rtol=0.1)
     assert average.norm8.momentum == 0.1
+
+
+def test_curves_are_means_over_stretches_of_steps(images):
+    histories = []
+    train(images, steps=11, told=histories.append)
+    (history,) = histories
+    found = curves(history, points=4)
+    assert found["steps"] == [3, 6, 8, 11]
+    literal = [np.mean(history.losses["generator"][a:b]) for a, b in ((0, 3), (3, 6), (6, 8), (8, 11))]
+    assert found["losses"]["generator"] == pytest.approx(literal, rel=1e-5)
+    assert curves(history)["steps"] == [*range(1, 12)]
+    assert json.loads(json.dumps(found)) == found
 
 
 # Truth
