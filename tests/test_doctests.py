@@ -40,7 +40,7 @@ RUN, PARTS = "it takes a run's artifacts and minutes", "the example of the funct
 WITHOUT = {
     **dict.fromkeys(("optogram.catalog", "optogram.open", "optogram.pull"), "it reads a repository that has run"),
     **dict.fromkeys(("optogram.models.load_model", "optogram.models.load_classifier"), "it loads pretrained weights"),
-    "optogram.models.load_clip_spec": "it loads pretrained weights",
+    **dict.fromkeys(("optogram.models.load_clip_spec", "optogram.load_diffusion"), "it loads pretrained weights"),
     "optogram.models.load_classifier_folder": "a folder needs an architecture of timm's or torchvision's",
     "optogram.models.save_classifier": "a folder needs an architecture of timm's or torchvision's",
     "optogram.models.train_clip": "it trains a model",

@@ -17,12 +17,18 @@ from optogram.params.profiles import profile_text
 ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 MODELS = {f"{word}_{kind}.models" for word in ("train", "load") for kind in ("clip", "classifier")}
+MODELS |= {
+    f"{section}.models" for section in ("train_gan", "load_generator", "train_diffusion", "load_diffusion", "sample")
+}
 # Of these only the keys are names, which the params keep plain; what they map to can be a path.
 KEYS = {"scenes.splits", "photos.splits", "texts.files", *MODELS}
 # Of these every entry is one of those names, a split, a built-in pool or a number.
 ENTRIES = {"clips", "classifiers", "reference_sets.models", "texts.pools", "second_order.layers"}
 ENTRIES |= {f"{section}.splits" for section in ("activations", "contributions", "second_order")}
 NAMES = {"spurious.split", "visual_scores.clip"}
+# Of the values of these, what is a split or the name of a model.
+ITEMS = {"train_classifier.models": {"item.split"}, "train_gan.models": {"item.split"}}
+ITEMS["train_diffusion.models"] = {"item.split", "item.clip"}
 ODD = "a $HOME 'q' \"d\" `touch ran` #1 %s (ü) & ; x"
 
 
@@ -31,7 +37,7 @@ def allowed(stage):
     if source := stage.get("foreach", "")[2:-1]:
         assert source in KEYS | ENTRIES
         own = {"key"} if source in KEYS else {"item"}
-        return NAMES | own | ({"item.split"} if source == "train_classifier.models" else set())
+        return NAMES | own | ITEMS.get(source, set())
     # a matrix over a mapping takes its keys, as foreach gives them as ${key}
     matrix = stage.get("matrix", {})
     assert {source[2:-1] for source in matrix.values()} <= KEYS | ENTRIES

@@ -52,6 +52,10 @@ def class_requests(images: xr.Dataset, count: int, *, seed: int) -> xr.Dataset:
     Returns `prompt` (image) str, `label` (image, attribute) int16 and `value_name`, of all attributes of that image.
 
     Raises DataError if a class has no image, and ParamError for fewer than one request.
+
+    >>> from optogram.data import Scenes, class_requests
+    >>> class_requests(Scenes("eval", 60, seed=0, size=32).read(0, 60), 3, seed=0).label.sel(attribute="shape").values
+    array([0, 1, 2], dtype=int16)
     """
     if count < 1:
         raise ParamError(f"requests: count = {count}, expected at least 1.")

@@ -15,7 +15,7 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 SCHEME = re.compile(r"(azure|dvc|gdrive|gs|hdfs|https?|memory|oss|remote|s3|ssh|webdavs?|webhdfs):")
 KINDS = ("clip", "classifier")
 # of a family, whose sections the type of the params does not have
-GANS, PRIORS = "train_gan", "train_diffusion"
+GANS, PRIORS, SAMPLES = "train_gan", "train_diffusion", "sample"
 # sections whose models lie in one folder of artifacts
 TOGETHER = (
     ("train_clip", "load_clip", "train_classifier", "load_classifier"),
@@ -39,7 +39,7 @@ def problems(params: "optogram.params.root.Params") -> Iterator[str]:
     # a name that is not there would give errors of its own in all later checks
     yield from (found := [*_models(params), *_lists(params), *_splits(params), *_sources(params)])
     if not found:
-        yield from (*_trained(params), *_drawn(params), *_pools(params))
+        yield from (*_trained(params), *_drawn(params), *_diffusions(params), *_pools(params))
 
 
 def missing_files(params: "optogram.params.root.Params") -> Iterator[str]:
@@ -215,6 +215,30 @@ def _drawn(params: "optogram.params.root.Params") -> Iterator[str]:
             yield f"{model}.widths are {len(training.widths)}, of images of {drawn}, but {at} is {side}; change them"
         if training.warmup > training.steps:
             yield f"{model}.warmup = {training.warmup} is above its steps = {training.steps}; lower it"
+
+
+def _diffusions(params: "optogram.params.root.Params") -> Iterator[str]:
+    """The parts of diffusion models fit each other and the images, and what is drawn with has been made."""
+    side, clips = _side(params), [*params.train_clip.models, *params.load_clip.models]
+    for name, training in getattr(params, PRIORS).models.items():
+        model, codec = f"train_diffusion.models.{name}", training.codec
+        halved = 2 ** (len(training.widths) - 1)
+        if training.clip not in clips:
+            yield f"{model}.clip = {training.clip!r}, but train_clip.models and load_clip.models have {clips}"
+        if codec.channels > (most := 3 * codec.factor**2):
+            yield f"{model}.codec.channels = {codec.channels}, but patches of side {codec.factor} have {most}; lower it"
+        if side % (codec.factor * halved):
+            at = "photos.size" if params.photos.splits else "the side of a scene"
+            yield (
+                f"{at} is {side}, but {model} needs a multiple of {codec.factor * halved}: codec.factor, and half of "
+                "that for each of widths after the first; change them"
+            )
+        if training.warmup > training.steps:
+            yield f"{model}.warmup = {training.warmup} is above its steps = {training.steps}; lower it"
+    known = [name for word in ("train", "load") for name in getattr(params, f"{word}_diffusion").models]
+    for name in getattr(params, SAMPLES).models:
+        if name not in known:
+            yield f"sample.models names {name!r}, but train_diffusion.models and load_diffusion.models have {known}"
 
 
 def _pools(params: "optogram.params.root.Params") -> Iterator[str]:

@@ -59,7 +59,7 @@ class DiffusionTraining(Section):
     """A diffusion model trained here."""
 
     split: str = "single"
-    clip: str = Field(default="demo", description="whose text tower reads the captions")
+    clip: Name = Field(default="demo", description="whose text tower reads the captions")
     codec: PatchCodec = PatchCodec()
     steps: PositiveInt = Field(default=6000, description="each of `batch` images")
     batch: Annotated[int, Field(ge=2)] = 64

@@ -50,7 +50,17 @@ EVIL = [
 
 @pytest.mark.parametrize("name", EVIL)
 @pytest.mark.parametrize(
-    "section", ["train_clip", "load_clip", "train_classifier", "load_classifier", "load_generator", "texts"]
+    "section",
+    [
+        "train_clip",
+        "load_clip",
+        "train_classifier",
+        "load_classifier",
+        "load_generator",
+        "train_diffusion",
+        "sample",
+        "texts",
+    ],
 )
 def test_a_name_that_a_shell_or_a_path_could_misread_is_refused(section, name):
     from optogram.params.root import Params, validated
@@ -59,7 +69,7 @@ def test_a_name_that_a_shell_or_a_path_could_misread_is_refused(section, name):
     if section == "texts":
         values["texts"]["files"] = {name: "a.txt"}
     else:
-        like = {"spec": "x"} if section.startswith("load") else next(iter(values[section]["models"].values()))
+        like = {"spec": "x"} if section.startswith("load") else next(iter(values[section]["models"].values()), {})
         values[section]["models"][name] = like
     with pytest.raises(ParamError, match="cannot be a name"):
         validated(values, "test")
@@ -105,6 +115,21 @@ def test_plain_names_of_any_script_are_names(name):
             ["train_gan.models={a: {widths: [8, 4]}}"],
             "a.widths are 2, of images of 8, but the side of a scene is 64",
         ),
+        (["train_diffusion.models={a: {split: train, clip: b}}"], "a.clip = 'b', but train_clip.models and load_clip"),
+        (["train_diffusion.models={a: {split: nowhere}}"], "split 'nowhere' is used"),
+        (
+            ["train_diffusion.models={a: {split: train, codec: {channels: 49}}}"],
+            "channels = 49, but patches of side 4 have 48",
+        ),
+        (
+            ["train_diffusion.models={a: {split: train, codec: {factor: 24}}}"],
+            "is 64, but train_diffusion.models.a needs a multiple of 48",
+        ),
+        (
+            ["train_diffusion.models={a: {split: train, steps: 9}}"],
+            "train_diffusion.models.a.warmup = 200 is above its steps = 9",
+        ),
+        (["sample.models={a: {}}"], "sample.models names 'a', but train_diffusion.models and load_diffusion.models"),
         (["train_gan.models={a: {steps: 9, warmup: 10}}"], "train_gan.models.a.warmup = 10 is above its steps = 9"),
         (
             ["train_gan.models={a: {}}", "load_generator.models={a: {spec: x}}"],
