@@ -25,6 +25,7 @@ SUBJECTS = (
     "textspan",
     "sparse",
     "sort_matching",
+    "sampling",
     "store",
     "dask",
     "runs",
