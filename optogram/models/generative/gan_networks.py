@@ -50,19 +50,19 @@ class Discriminator(nn.Module):
 
     Convolutions halve the side from one width to the next, those of the generator from the last to the first. At 4 x 4
     a map is added of how much the images of the batch differ (Karras et al. 2018, section 3), by which a generator that
-    draws ever the same is seen through.
+    draws ever the same is seen through. Rates are equalised (section 4.1): with weights of the usual sizes, steps of
+    2e-3 took its losses to 1e5 within 200 steps.
     """
 
     def __init__(self, widths: Sequence[int] = (192, 128, 64, 48, 24)) -> None:
         check_widths(widths)
         super().__init__()
         inward = [*reversed(widths)]
-        self.from_rgb = nn.Sequential(nn.Conv2d(3, inward[0], 3, padding=1), nn.LeakyReLU(0.2))
-        self.down = nn.Sequential(
-            *(nn.Sequential(nn.Conv2d(before, width, 4, 2, 1), nn.LeakyReLU(0.2)) for before, width in pairwise(inward))
-        )
-        self.last = nn.Sequential(nn.Conv2d(widths[0] + 1, widths[0], 3, padding=1), nn.LeakyReLU(0.2), nn.Flatten())
-        self.logit = nn.Linear(widths[0] * START**2, 1)
+        self.from_rgb = nn.Sequential(_Conv(3, inward[0], 3, padding=1), nn.LeakyReLU(0.2))
+        halves = [(_Conv(before, width, 4, 2, 1), nn.LeakyReLU(0.2)) for before, width in pairwise(inward)]
+        self.down = nn.Sequential(*(part for half in halves for part in half))
+        self.last = nn.Sequential(_Conv(widths[0] + 1, widths[0], 3, padding=1), nn.LeakyReLU(0.2), nn.Flatten())
+        self.logit = _Linear(widths[0] * START**2, 1)
 
     def forward(self, images: Float[Tensor, "image rgb y x"]) -> Float[Tensor, " image"]:
         """Of images in [0, 1]."""
@@ -70,6 +70,30 @@ class Discriminator(nn.Module):
         spread = (x.float().var(0, correction=0) + 1e-8).sqrt().mean().to(x.dtype)
         x = torch.cat([x, spread.expand(len(x), 1, *x.shape[2:])], 1)
         return self.logit(self.last(x))[:, 0]
+
+
+class _Conv(nn.Conv2d):
+    """Its weights have variance 1 and are scaled where they are used, so that a step is as large beside all of them."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, input: Float[Tensor, "image _before _y _x"]) -> Float[Tensor, "image channel y x"]:
+        scale = (2 / self.weight[0].numel()) ** 0.5  # 2 for what a ReLU takes away (He et al. 2015)
+        return self._conv_forward(input, scale * self.weight, self.bias)
+
+
+class _Linear(nn.Linear):
+    """As `_Conv`."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, input: Float[Tensor, "image flat"]) -> Float[Tensor, "image _width"]:
+        return nn.functional.linear(input, self.weight / self.in_features**0.5, self.bias)
 
 
 class _ToRgb(nn.Conv2d):
