@@ -111,12 +111,12 @@ class Stage:
         names, keys = [*self.over], [*self.over.values()]
         return [dict(zip(names, map(str, one), strict=True)) for one in product(*(at(params, key) for key in keys))]
 
-    def filled(self, template: str, instance: Mapping[str, str], params: Mapping[str, Any]) -> str:
+    def filled(self, template: str, instance: Mapping[str, Any], params: Mapping[str, Any]) -> str:
         """A template with an instance's variables, their fields, and DVC's `${key}` put in."""
 
         def variable(found: re.Match[str]) -> str:
             name, _, key = found[1].partition(".")
-            return str(at(params, self.over[name])[instance[name]][key]) if key else instance[name]
+            return str(at(params, self.over[name])[instance[name]][key] if key else instance[name])
 
         text = re.sub(r"(?<!\$)\{([\w.]+)\}", variable, template)
         return re.sub(r"\$\{([\w.]+)\}", lambda found: str(at(params, found[1])), text)
