@@ -20,6 +20,13 @@ CHECKED = (
 )
 """The modules whose annotations `--shapes` holds calls to; not yet those of training, the report and the commands."""
 
+HELD = (
+    *(f"tests/{folder}/" for folder in ("decompose", "metrics", "models/generative")),
+    *(f"tests/methods/{family}/" for family in ("heads", "neurons", "attribution")),
+    "tests/test_doctests.py",
+)
+"""The tests of algebra, whose calls `--shapes` checks; others, of stages say, pass numpy's integers for Python's."""
+
 TOGETHER = (
     "tests/stages/",
     "tests/report/",
@@ -31,12 +38,14 @@ TOGETHER = (
 
 
 def pytest_addoption(parser, pluginmanager):
-    """`--shapes`: every call of the library is held to its annotations, the shapes and dtypes of arrays among them.
+    """`--shapes`: in tests of algebra every call is held to its annotations, shapes and dtypes of arrays among them.
 
     The hook has to stand before the first module of a room is imported, as the conftests of folders do. So the option
     is looked for here, before pytest has parsed it, and fixtures below import helpers when they run.
     """
-    parser.addoption("--shapes", action="store_true", help="check optogram's annotations, shapes of arrays included")
+    parser.addoption(
+        "--shapes", action="store_true", help="check annotations in tests of algebra, shapes of arrays included"
+    )
     given = [*pluginmanager.get_plugin("pytestconfig").invocation_params.args]
     if "--shapes" in given + os.environ.get("PYTEST_ADDOPTS", "").split():
         # an int is a float, as PEP 484 and pyright have it
@@ -67,7 +76,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_runtest_setup(item):
     """Tests of the errors that name wrong shapes pass what annotations forbid, and meet no check before these."""
-    config.update("jaxtyping_disable", item.get_closest_marker("misfits") is not None)
+    held = item.nodeid.startswith(HELD) and not item.get_closest_marker("misfits")
+    config.update("jaxtyping_disable", not held)
 
 
 @pytest.fixture
