@@ -302,7 +302,7 @@ def test_the_library_offers_it_and_a_callable_takes_a_checkpoint(tmp_path):
         ("calable:examples.dcgan:generator", r"Did you mean 'callable'"),
         ("callable:", r"no such folder, and no spec"),
         ("callable:examples.dcgan", r"expected callable:package.module:factory"),
-        ("callable:examples.dcgan:generatr", r"no function 'generatr'. Did you mean 'generator'"),
+        ("callable:examples.dcgan:generators_", r"no function 'generators_'. Did you mean 'generator'"),
         ("x" * 300, r"cannot be reached \(File name too long\)"),
         (f"callable:{__name__}:no_module", r"the factory returned str; expected a torch module"),
         (f"callable:{__name__}:failing", r"the factory failed: ValueError: no such file"),
