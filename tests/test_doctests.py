@@ -29,7 +29,16 @@ from optogram.models.loading.clip_folders import Preprocess, build_clip
 from optogram.models.text_embeddings import embed_zeroshot
 
 ROOMS = ("optogram", "optogram.decompose", "optogram.methods", "optogram.models", "optogram.data")
-METRICS = ("adversarial", "classification", "headline", "intervals", "permutation", "segmentation", "visualisations")
+METRICS = (
+    "adversarial",
+    "classification",
+    "drawn",
+    "headline",
+    "intervals",
+    "permutation",
+    "segmentation",
+    "visualisations",
+)
 ARCHITECTURE = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 16, "layers": 2, "head_width": 8},
