@@ -90,4 +90,5 @@ def _pixels(images: torch.Tensor) -> UInt8[np.ndarray, "image y x rgb"]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:]))
+    arguments = dict(zip(("folder", "count"), sys.argv[1:], strict=False))
+    main(arguments.get("folder", "artifacts/judges/demo"), int(arguments.get("count", 2000)))

@@ -51,7 +51,7 @@ class JudgeModel(Section):
 class TrainJudge(Section):
     """Judges: networks trained on images/<split> for judging pictures of scenes only."""
 
-    models: dict[Name, JudgeModel] = Field(default={"demo": JudgeModel()}, description="name -> schedule")
+    models: dict[Name, JudgeModel] = Field(default={}, description="name -> widths and schedule")
 
 
 SECTIONS = {"train_judge": TrainJudge}

@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import pad
 
-from optogram.errors import DataError, OptogramError, ParamError, ShapeError
+from optogram.errors import DataError, ModelError, OptogramError, ParamError, ShapeError
 from optogram.models.judging.network import FAR, JudgeNetwork, windows
 from optogram.models.judging.objects import MOST, Objects, find_objects
 from optogram.models.loading.clip_folders import pick_device
 from optogram.models.loading.model_files import CONFIG, WEIGHTS, check_files, fill, new_folder, unreadable, write_model
 
+HISTORY = "history.json"
 GROUND = "background"
 """The attribute that a picture without any object has too."""
 BATCH = 32
@@ -166,16 +167,27 @@ def _measured(objects: list[Objects]) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def save_judge(judge: Judge, path: Path | str, *, dtype: torch.dtype = torch.float16) -> None:
+def save_judge(
+    judge: Judge,
+    path: Path | str,
+    *,
+    dtype: torch.dtype = torch.float16,
+    history: Mapping[str, Any] | None = None,
+) -> None:
     """Write the model folder (config.json of the kind "judge", model.safetensors), whole or not at all.
 
-    dtype: of the weights. Raises ModelError if `path` exists.
+    dtype: of the weights. history: kept in history.json beside them.
+
+    Raises ModelError if `path` exists, and for weights that `dtype` cannot hold.
 
     >>> from optogram.models import load_judge, save_judge
     >>> save_judge(judge, folder / "judge")
     >>> load_judge(folder / "judge").attributes["size"]
     ('small', 'large')
     """
+    for name, w in judge.network.state_dict().items():
+        if w.is_floating_point() and not torch.isfinite(w.to(dtype)).all():
+            raise ModelError(f"judge: {name} is too large for {dtype}. Save it with dtype=torch.float32.")
     config = {
         "kind": "judge",
         "size": judge.size,
@@ -187,6 +199,8 @@ def save_judge(judge: Judge, path: Path | str, *, dtype: torch.dtype = torch.flo
     }
     with new_folder(Path(path)) as part:
         write_model(part, config, judge.network, dtype)
+        if history is not None:
+            (part / HISTORY).write_text(json.dumps(history, sort_keys=True) + "\n")
 
 
 def load_judge(path: Path | str, device: str = "auto") -> Judge:

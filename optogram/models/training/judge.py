@@ -1,6 +1,6 @@
 """Room models: trains a judge on scenes: their attributes, where objects are, and what is no object of a scene."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from optogram.models.judging.judge import GROUND, Judge, as_input
 from optogram.models.judging.network import FAR, JudgeNetwork, windows
 from optogram.models.loading.clip_folders import pick_device
 from optogram.models.training.average import Average
+from optogram.models.training.checkpoint import History
 from optogram.models.training.damage import Damage, Damager
 from optogram.models.training.loop import Plan, Tell, check_range, descend, mixed_precision, train
 from optogram.models.training.randomness import step_draw
@@ -92,6 +93,7 @@ def train_judge(
     scratch: Path | None = None,
     save_seconds: float = 30.0,
     progress: Tell | None = None,
+    told: Callable[[History], None] | None = None,
 ) -> Judge:
     """A judge trained from a seed on an images/<split> artifact of scenes, whose pixels are held in memory.
 
@@ -101,6 +103,8 @@ def train_judge(
     scratch: folder for a checkpoint every `save_seconds`; a run that is started again continues there, to the same
     bytes.
     progress: called with (pictures done, pictures in all, loss) once before the first step (loss NaN) and after each.
+    told: called at the end with the losses of all steps: `loss`, of the maps `inside` and `centre`, and of each
+    attribute.
 
     Raises ParamError for a bad hyperparameter, DataError for images without masks or labels, without objects, or whose
     objects leave no half of any image free, ModelError if the loss is not finite, and if the checkpoint is another
@@ -114,7 +118,9 @@ def train_judge(
         network = JudgeNetwork(size, counts, far=training.far, near=training.near, hidden=training.hidden)
     network.to(pick_device(device))
     task = _JudgeTask(network, images, attributes, training, seed)
-    train(task, plan, scratch=scratch, progress=progress)
+    history = train(task, plan, scratch=scratch, progress=progress)
+    if told is not None:
+        told(history)
     network.load_state_dict(task.average.network.state_dict())
     return Judge(network.eval().requires_grad_(False), attributes, size)
 

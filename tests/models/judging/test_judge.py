@@ -1,6 +1,7 @@
 """A judge: each picture is judged on its own, what is saved is what is loaded, and bad input is refused by name."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -134,6 +135,20 @@ def test_a_judge_that_is_saved_twice_has_the_same_bytes_and_overwrites_nothing(j
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     with pytest.raises(ModelError, match="exists already"):
         save_judge(judge, folder)
+
+
+def test_a_history_is_kept_beside_the_weights(judge, tmp_path):
+    save_judge(judge, tmp_path / "judge", history={"steps": [1, 2]})
+    assert json.loads((tmp_path / "judge/history.json").read_text()) == {"steps": [1, 2]}
+    assert load_judge(tmp_path / "judge", "cpu").size == judge.size
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused(judge, tmp_path):
+    large = replace(judge, network=deepcopy(judge.network))
+    large.network.scout.heads[0].bias[0] = 1e6
+    with pytest.raises(ModelError, match=r"scout\.heads\.0\.bias is too large for torch\.float16"):
+        save_judge(large, tmp_path / "judge")
+    save_judge(large, tmp_path / "judge", dtype=torch.float32)
 
 
 def test_folders_that_are_no_judge_s_are_refused(folder, tmp_path):

@@ -99,6 +99,16 @@ def test_a_run_that_is_cut_off_ends_with_the_same_bytes(images, tmp_path):
     assert weights(resumed) == weights(train(images))
 
 
+def test_the_losses_of_all_steps_are_told(images):
+    histories, seen = [], []
+    train_judge(images, SHORT, seed=3, device="cpu", told=histories.append, progress=lambda *said: seen.append(said))
+    losses = histories[0].losses
+    assert [*losses] == ["loss", "inside", "centre", *VALUES]
+    assert losses["loss"] == [loss for *_, loss in seen[1:]]
+    total = np.mean([losses[name] for name in VALUES], 0) + SHORT.maps * np.add(losses["inside"], losses["centre"])
+    np.testing.assert_allclose(losses["loss"], total, rtol=1e-5)
+
+
 @pytest.mark.parametrize("changed", [{"learning_rate": 2e-3}, {"strangers": Strangers(0.1, 0, 0)}, {"average": 0.5}])
 def test_a_checkpoint_of_another_training_is_refused(images, tmp_path, changed):
     train(images, tmp_path, steps=2)
