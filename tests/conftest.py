@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 CHECKED = (
     *("store", "catalog", "data", "decompose", "methods", "metrics", "params", "pipeline", "study"),
     *(f"models.{name}" for name in ("loading", "batches", "layers", "linear_head", "places", "text_embeddings")),
-    "models.generative",
+    *("models.generative", "models.judging"),
 )
 """The modules whose annotations `--shapes` holds calls to; not yet those of training, the report and the commands."""
 

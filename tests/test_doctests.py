@@ -10,6 +10,8 @@ An example finds these names, all tiny and made in a second; a user has models a
     second              `second_order(model, images, 0)`
     zeroshot            `embed_zeroshot` of the scenes' values
     classifier, inputs  a convolution, a ReLU, a mean and a linear layer with random weights; four scenes for it
+    judge               a judge with random weights
+    folder              an empty folder
 """
 
 import doctest
@@ -21,15 +23,27 @@ import torch
 import xarray as xr
 
 from optogram.data.pools import zeroshot_prompts
-from optogram.data.scenes import Scenes
+from optogram.data.scenes import ATTRIBUTES, Scenes
 from optogram.decompose.contributions import contributions
 from optogram.decompose.second_order import second_order
+from optogram.models.judging.judge import Judge
+from optogram.models.judging.network import JudgeNetwork
 from optogram.models.loading.classifiers import Classifier
 from optogram.models.loading.clip_folders import Preprocess, build_clip
 from optogram.models.text_embeddings import embed_zeroshot
 
 ROOMS = ("optogram", "optogram.decompose", "optogram.methods", "optogram.models", "optogram.data")
-METRICS = ("adversarial", "classification", "headline", "intervals", "permutation", "segmentation", "visualisations")
+METRICS = (
+    "adversarial",
+    "classification",
+    "drawn",
+    "headline",
+    "intervals",
+    "localisation",
+    "permutation",
+    "segmentation",
+    "visualisations",
+)
 ARCHITECTURE = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 16, "layers": 2, "head_width": 8},
@@ -43,7 +57,7 @@ WITHOUT = {
     **dict.fromkeys(("optogram.models.load_clip_spec", "optogram.load_diffusion"), "it loads pretrained weights"),
     "optogram.models.load_classifier_folder": "a folder needs an architecture of timm's or torchvision's",
     "optogram.models.save_classifier": "a folder needs an architecture of timm's or torchvision's",
-    "optogram.models.train_clip": "it trains a model",
+    **{f"optogram.models.{name}": "it trains a model" for name in ("train_clip", "train_judge")},
     **{f"optogram.methods.{name}": RUN for name in ("attack", "describe", "joint", "mined_phrases")},
     **{f"optogram.methods.{name}": RUN for name in ("find_prototypes", "find_targets", "vital_album")},
     **{f"optogram.methods.{name}": RUN for name in ("reference_scores", "visual_scores")},
@@ -51,7 +65,10 @@ WITHOUT = {
     "optogram.data.transformers_describer": "it loads a language model",
     "optogram.data.ImageMaker": "a protocol, which SceneMaker follows",
     "optogram.data.value_names": "it is the `value_name` of an images artifact",
-    **{f"optogram.metrics.{name}": PARTS for name in ("permutation.Paired", "segmentation.ImageScores")},
+    **{
+        f"optogram.metrics.{name}": PARTS
+        for name in ("localisation.Localised", "permutation.Paired", "segmentation.ImageScores")
+    },
     "optogram.metrics.segmentation.SegmentationScores": PARTS,
 }
 
@@ -78,7 +95,7 @@ def examples(name):
 
 
 @pytest.fixture(scope="module")
-def names():
+def names(tmp_path_factory):
     clip = build_clip(ARCHITECTURE, seed=0)
     clip.model.eval().requires_grad_(False)
     scenes = Scenes("eval", 12, seed=0, size=32).read(0, 12)
@@ -87,6 +104,8 @@ def names():
         torch.manual_seed(0)
         layers = (torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
         net = torch.nn.Sequential(*layers, torch.nn.Linear(6, 4)).eval().requires_grad_(False)
+        counts = {name: len(values) for name, values in ATTRIBUTES.items()}
+        judging = JudgeNetwork(32, counts, far=[8, 8, 8], near=[8, 8, 8], hidden=8).eval().requires_grad_(False)
     grey = (0.5, 0.5, 0.5)
     classifier = Classifier(net, Preprocess(32, grey, grey), grey, grey, (32, 32))
     return {
@@ -95,6 +114,8 @@ def names():
         "second": second_order(clip.model, images, 0),
         "zeroshot": embed_zeroshot(clip, zeroshot_prompts()),
         "classifier": classifier,
+        "judge": Judge(judging, ATTRIBUTES, 32),
+        "folder": tmp_path_factory.mktemp("folder"),
         "inputs": classifier.preprocess(scenes.pixels.values[:4]),
     }
 

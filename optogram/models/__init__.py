@@ -6,6 +6,7 @@ from typing import Any
 _EXPORTS = {
     "Classifier": "loading.classifiers",
     "Clip": "loading.clip_folders",
+    "Judge": "judging.judge",
     "Preprocess": "loading.clip_folders",
     "activations": "layers",
     "blocks": "layers",
@@ -14,17 +15,21 @@ _EXPORTS = {
     "embed_zeroshot": "text_embeddings",
     "encode_images": "loading.clip_folders",
     "encode_texts": "loading.clip_folders",
+    "find_objects": "judging.objects",
     "in_order": "layers",
     "load_classifier": "loading.classifiers",
     "load_classifier_folder": "loading.classifier_folders",
     "load_clip": "loading.clip_folders",
     "load_clip_spec": "loading.specs",
+    "load_judge": "judging.judge",
     "load_model": "loading.specs",
     "outputs": "layers",
     "penultimate": "linear_head",
     "save_classifier": "loading.classifier_folders",
     "save_clip": "loading.clip_folders",
+    "save_judge": "judging.judge",
     "train_clip": "training.clip",
+    "train_judge": "training.judge",
 }
 __all__ = list(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -25,6 +25,7 @@ SETTINGS = [
     "scenes.splits.single={count: 64}",
     "train_diffusion.models={smoke_prior: {clip: smoke, steps: 3, warmup: 1, batch: 8, widths: [8, 16]}}",
     "sample.models={smoke_prior: {count: 20, steps: 2, shard: 16}}",
+    "train_judge.models={smoke_judge: {steps: 3, warmup: 1, batch: 12, far: [8, 8, 8], near: [8, 8, 8], hidden: 8}}",
     "activations.shard=32",
     "contributions.shard=32",
     "segmentation.images=24",

@@ -40,7 +40,7 @@ def schemas():
 
 
 SCHEMAS = schemas()
-FOLDERS = {"report", "figures", "train_gan", "train_diffusion"}  # and the models, which are no arrays
+FOLDERS = {"report", "figures", "train_gan", "train_diffusion", "train_judge"}  # and the models, which are no arrays
 SCHEMA_OF = {
     name: re.sub(r"\{(\w+)\}", r"<\1>", DECLARED[name].out)
     for name in STAGES
