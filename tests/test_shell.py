@@ -17,9 +17,8 @@ from optogram.params.profiles import profile_text
 ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 MODELS = {f"{word}_{kind}.models" for word in ("train", "load") for kind in ("clip", "classifier")}
-MODELS |= {
-    f"{section}.models" for section in ("train_gan", "load_generator", "train_diffusion", "load_diffusion", "sample")
-}
+GENERATIVE = ("train_gan", "load_generator", "train_diffusion", "load_diffusion", "sample", "train_judge")
+MODELS |= {f"{section}.models" for section in GENERATIVE}
 # Of these only the keys are names, which the params keep plain; what they map to can be a path.
 KEYS = {"scenes.splits", "photos.splits", "texts.files", *MODELS}
 # Of these every entry is one of those names, a split, a built-in pool or a number.
@@ -28,6 +27,7 @@ ENTRIES |= {f"{section}.splits" for section in ("activations", "contributions", 
 NAMES = {"spurious.split", "visual_scores.clip"}
 # Of the values of these, what is a split or the name of a model.
 ITEMS = {"train_classifier.models": {"item.split"}, "train_gan.models": {"item.split"}}
+ITEMS["train_judge.models"] = {"item.split"}
 ITEMS["train_diffusion.models"] = {"item.split", "item.clip"}
 ODD = "a $HOME 'q' \"d\" `touch ran` #1 %s (ü) & ; x"
 

@@ -15,7 +15,7 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 SCHEME = re.compile(r"(azure|dvc|gdrive|gs|hdfs|https?|memory|oss|remote|s3|ssh|webdavs?|webhdfs):")
 KINDS = ("clip", "classifier")
 # of a family, whose sections the type of the params does not have
-GANS, PRIORS, SAMPLES = "train_gan", "train_diffusion", "sample"
+GANS, PRIORS, SAMPLES, JUDGES = "train_gan", "train_diffusion", "sample", "train_judge"
 # sections whose models lie in one folder of artifacts
 TOGETHER = (
     ("train_clip", "load_clip", "train_classifier", "load_classifier"),
@@ -138,7 +138,7 @@ def _splits(params: "optogram.params.root.Params") -> Iterator[str]:
     splits = {*params.scenes.splits, *params.photos.splits}
     used = ["reference", "eval", *(["train"] if params.train_clip.models else []), params.spurious.split]
     used += [*params.contributions.splits, *params.activations.splits, *params.second_order.splits]
-    for section in ("train_classifier", GANS, PRIORS):
+    for section in ("train_classifier", GANS, PRIORS, JUDGES):
         used += [training.split for training in getattr(params, section).models.values()]
     used += params.targets.split.values()
     for split in dict.fromkeys(used):

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
+from optogram.params.judging import TrainJudge
 from optogram.params.sections import Name, Section
 
 
@@ -116,4 +117,5 @@ SECTIONS = {
     "train_diffusion": TrainDiffusion,
     "load_diffusion": LoadDiffusion,
     "sample": Sample,
+    "train_judge": TrainJudge,
 }

@@ -52,6 +52,3 @@ class TrainJudge(Section):
     """Judges: networks trained on images/<split> for judging pictures of scenes only."""
 
     models: dict[Name, JudgeModel] = Field(default={}, description="name -> widths and schedule")
-
-
-SECTIONS = {"train_judge": TrainJudge}

@@ -111,6 +111,7 @@ def test_plain_names_of_any_script_are_names(name):
         (["texts.files.mine=s3:a.txt"], "begins as an address does. Write ./s3:a.txt"),
         (["classifiers=[a, b]"], "classifiers names 'b'"),
         (["train_gan.models={a: {split: nowhere}}"], "split 'nowhere' is used"),
+        (["train_judge.models={a: {split: single}}"], "split 'single' is used"),
         (
             ["train_gan.models={a: {widths: [8, 4]}}"],
             "a.widths are 2, of images of 8, but the side of a scene is 64",
