@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import termios
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,11 +66,10 @@ def parent(checkout):
 
 def start(checkout, extra, *words, **options):
     environment = {**os.environ, "PYTHONPATH": "", **extra}
-    command = [sys.executable, "-m", "stages.probe", *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.PIPE, **options}
     # a shell's background jobs ignore Ctrl-C, and so would all that they start
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, cwd=checkout, env=environment, text=True, preexec_fn=heard, **pipes)
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "stages.probe", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.PIPE, **options}
+    return subprocess.Popen(command, cwd=checkout, env=environment, text=True, **pipes)
 
 
 def probe(checkout, extra, *words, said="", **options):
