@@ -11,7 +11,7 @@ from optogram.errors import ParamError, ShapeError
 MOST = 9
 """Objects that are told apart in an image: the largest ones, if there are more."""
 HOLE = 6
-"""Pixels from an object to its middle, at most, where that is not in it: rings have holes of five."""
+"""Pixels from an object to its middle, at most, where that is not in it: holes of rings have a radius of four."""
 _ROUND = np.ones((3, 3), bool)
 """Points that meet at a corner are of one object: an outline that runs aslant is cut by pixels otherwise."""
 
