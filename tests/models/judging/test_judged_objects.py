@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -138,6 +138,7 @@ def test_a_middle_that_is_far_from_all_parts_cuts_up_none():
     assert find_objects(inside, centre).area.tolist() == [64]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.9), st.integers(1, 6))
 def test_every_pixel_of_a_map_is_of_one_object_of_enough_pixels_or_of_none(seed, share, least):
     rng = np.random.default_rng(seed)
