@@ -31,7 +31,7 @@ class JudgeModel(Section):
 
     split: Literal["train", "train_biased", "single"] = "train"
     far: list[PositiveInt] = Field(
-        default=[16, 32, 64], min_length=3, max_length=3, description="widths of the network for whole pictures"
+        default=[24, 32, 64], min_length=3, max_length=3, description="widths of the network for whole pictures"
     )
     near: list[PositiveInt] = Field(
         default=[24, 48, 96], min_length=3, max_length=3, description="widths of the network for single objects"

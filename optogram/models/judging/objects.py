@@ -10,6 +10,8 @@ from optogram.errors import ParamError, ShapeError
 
 MOST = 9
 """Objects that are told apart in an image: the largest ones, if there are more."""
+HOLE = 6
+"""Pixels from an object to its middle, at most, where that is not in it: holes of rings have a radius of four."""
 _ROUND = np.ones((3, 3), bool)
 """Points that meet at a corner are of one object: an outline that runs aslant is cut by pixels otherwise."""
 
@@ -88,9 +90,9 @@ def _cut_up(
     """Parts that hold several peaks, each pixel with the peak that is nearest; numbered from the top anew."""
     y, x = np.nonzero(parts)
     part = parts[y, x]
-    # the middle of a ring is not in it: a peak is of the part that is nearest
+    # the middle of a ring is not in it: a peak is of the part that is nearest, if that is near enough
     distance = (y[:, None] - peaks[:, 0]) ** 2 + (x[:, None] - peaks[:, 1]) ** 2
-    owner = part[distance.argmin(0)]
+    owner = np.where(distance.min(0) <= HOLE**2, part[distance.argmin(0)], 0)
     nearest = np.where(owner == part[:, None], distance, np.iinfo(np.int64).max).argmin(1) if len(peaks) else 0
     _, first, again = np.unique(part * (len(peaks) + 1) + nearest, return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))

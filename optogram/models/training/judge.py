@@ -47,7 +47,7 @@ class JudgeTraining:
     Raises ParamError for a hyperparameter that is out of range.
     """
 
-    far: tuple[int, ...] = (16, 32, 64)
+    far: tuple[int, ...] = (24, 32, 64)
     near: tuple[int, ...] = (24, 48, 96)
     hidden: int = 96
     steps: int = 1300

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -128,6 +128,17 @@ def test_the_middle_of_a_ring_is_of_the_ring():
     assert found.box.tolist() == [[1, 2, 20, 21], [20, 2, 39, 21]]
 
 
+def test_a_middle_that_is_far_from_all_parts_cuts_up_none():
+    inside = np.zeros((30, 30), bool)
+    inside[2:10, 2:10] = True
+    centre = np.zeros((30, 30))
+    centre[5, 5] = centre[24, 8] = 0.9
+    assert find_objects(inside, centre).box.tolist() == [[2, 2, 10, 10]]
+    centre[5, 5] = 0
+    assert find_objects(inside, centre).area.tolist() == [64]
+
+
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.9), st.integers(1, 6))
 def test_every_pixel_of_a_map_is_of_one_object_of_enough_pixels_or_of_none(seed, share, least):
     rng = np.random.default_rng(seed)
