@@ -1,7 +1,6 @@
 """Stage train_gan: train a GAN on images/<split> and write its generator's folder."""
 
 from optogram.models.generative.generators import save_generator
-from optogram.models.training.checkpoint import History
 from optogram.models.training.curves import curves
 from optogram.models.training.gan import GanOptions, train_gan
 from optogram.params.generative import TrainGan
@@ -27,18 +26,13 @@ STAGE = Stage(
 @through(STAGE)
 def main(door: Doorway) -> None:
     """Write generators/<model>."""
-    images, histories = door.open("images"), list[History]()
+    images = door.open("images")
     title = f"GAN {door.args.model}"
     with door.scratch(title) as scratch, counted(f"Training {title}", "images") as tell:
-        generator = train_gan(
-            images,
-            options_of(door),
-            device=door.params.device,
-            scratch=scratch,
-            progress=tell,
-            told=histories.append,
+        generator, history = train_gan(
+            images, options_of(door), device=door.params.device, scratch=scratch, progress=tell
         )
-        save_generator(generator, door.path("out"), history=curves(histories[0]))
+        save_generator(generator, door.path("out"), history=curves(history))
 
 
 def options_of(door: Doorway) -> GanOptions:

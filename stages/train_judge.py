@@ -1,7 +1,6 @@
 """Stage train_judge: train a judge on scenes and write its model folder."""
 
 from optogram.models.judging.judge import save_judge
-from optogram.models.training.checkpoint import History
 from optogram.models.training.curves import curves
 from optogram.models.training.damage import Damage
 from optogram.models.training.judge import JudgeTraining, train_judge
@@ -29,19 +28,13 @@ STAGE = Stage(
 @through(STAGE)
 def main(door: Doorway) -> None:
     """Write judges/<model>."""
-    images, histories = door.open("images"), list[History]()
+    images, training = door.open("images"), training_of(door.params.of(TrainJudge).models[door.args.model])
     title = f"Judge {door.args.model}"
     with door.scratch(title) as scratch, counted(f"Training {title}", "images") as tell:
-        judge = train_judge(
-            images,
-            training_of(door.params.of(TrainJudge).models[door.args.model]),
-            seed=door.params.seed,
-            device=door.params.device,
-            scratch=scratch,
-            progress=tell,
-            told=histories.append,
+        judge, history = train_judge(
+            images, training, seed=door.params.seed, device=door.params.device, scratch=scratch, progress=tell
         )
-        save_judge(judge, door.path("out"), history=curves(histories[0]))
+        save_judge(judge, door.path("out"), history=curves(history))
 
 
 def training_of(model: JudgeModel) -> JudgeTraining:

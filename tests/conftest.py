@@ -75,7 +75,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_setup(item):
-    """Tests of the errors that name wrong shapes pass what annotations forbid, and meet no check before these."""
+    """One thread, whatever the test before has left; whether calls are checked.
+
+    Tests of the errors that name wrong shapes pass what annotations forbid, and meet no check before these.
+    """
+    torch.set_num_threads(1)
     held = item.nodeid.startswith(HELD) and not item.get_closest_marker("misfits")
     config.update("jaxtyping_disable", not held)
 

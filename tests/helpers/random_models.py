@@ -3,6 +3,7 @@
 import open_clip
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.transformer import VisionTransformer
 from torch import nn
 
 TEXT = CLIPTextCfg(context_length=8, vocab_size=50, width=32, heads=2, layers=1)
@@ -25,6 +26,16 @@ def _build(embed: int, vision: CLIPVisionCfg, quick_gelu: bool = False) -> CLIP:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return scramble(CLIP(embed, vision, TEXT, quick_gelu=quick_gelu))
+
+
+def sharp_tower(layers: int, heads: int, mlp_ratio: float, embed: int) -> VisionTransformer:
+    """A vision tower on a grid of 4 x 3 patches, whose attention is sharp: methods that read it then disagree."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(3)
+        tower = VisionTransformer((32, 24), 8, 32, layers, heads, mlp_ratio, ls_init_value=0.8, output_dim=embed)
+        for parameter in tower.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    return tower.eval()
 
 
 def scramble(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -80,18 +80,16 @@ def train_gan(
     save_seconds: float = 30.0,
     progress: Tell | None = None,
     evaluation: Callable[[Generator], Evaluation] | None = None,
-    told: Callable[[History], None] | None = None,
-) -> Generator:
+) -> tuple[Generator, History]:
     """A generator trained from the options' seed on an images/<split> artifact, whose pixels are held in memory.
 
-    It is the moving average of the weights; its units are the outputs of the ReLUs, `relu4`, `relu8`, ….
+    It is the moving average of the weights; its units are the outputs of the ReLUs, `relu4`, `relu8`, …. With it comes
+    what the training told: the losses `discriminator` (its penalty included, where a step has one) and `generator`.
     scratch: folder for a checkpoint every `save_seconds`; a run that is started again continues there, to the same
     bytes.
     progress: called with (images done, images in all, loss of the discriminator) once before the first step (loss NaN)
     and after each.
     evaluation: says what is measured on the way of the average, which it is given.
-    told: called at the end with the losses of all steps, `discriminator` (its penalty included, where a step has one)
-    and `generator`, and with what evaluations found.
 
     Raises ParamError for widths that do not make the images' size, DataError for images without pixels, not square, or
     fewer than two, ModelError that names the step if a loss is not finite, and if the checkpoint is another run's.
@@ -107,9 +105,7 @@ def train_gan(
     plan = options.plan(save_seconds)
     history = train(task, plan, scratch=scratch, progress=progress, evaluation=measured)
     settle(average, options, where)
-    if told is not None:
-        told(history)
-    return found
+    return found, history
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Room models: trains a judge on scenes: their attributes, where objects are, and what is no object of a scene."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,9 +93,10 @@ def train_judge(
     scratch: Path | None = None,
     save_seconds: float = 30.0,
     progress: Tell | None = None,
-    told: Callable[[History], None] | None = None,
-) -> Judge:
+) -> tuple[Judge, History]:
     """A judge trained from a seed on an images/<split> artifact of scenes, whose pixels are held in memory.
+
+    With it comes what the training told: the losses `loss`, of the maps `inside` and `centre`, and of each attribute.
 
     Each step draws scenes anew, some of which are damaged (`Damage`), and pictures that are no scenes (`Strangers`),
     which teach it to find nothing. Each scene shows one of its objects, drawn by lot, from near.
@@ -103,8 +104,6 @@ def train_judge(
     scratch: folder for a checkpoint every `save_seconds`; a run that is started again continues there, to the same
     bytes.
     progress: called with (pictures done, pictures in all, loss) once before the first step (loss NaN) and after each.
-    told: called at the end with the losses of all steps: `loss`, of the maps `inside` and `centre`, and of each
-    attribute.
 
     Raises ParamError for a bad hyperparameter, DataError for images without masks or labels, without objects, or whose
     objects leave no half of any image free, ModelError if the loss is not finite, and if the checkpoint is another
@@ -119,10 +118,8 @@ def train_judge(
     network.to(pick_device(device))
     task = _JudgeTask(network, images, attributes, training, seed)
     history = train(task, plan, scratch=scratch, progress=progress)
-    if told is not None:
-        told(history)
     network.load_state_dict(task.average.network.state_dict())
-    return Judge(network.eval().requires_grad_(False), attributes, size)
+    return Judge(network.eval().requires_grad_(False), attributes, size), history
 
 
 def _attributes(images: xr.Dataset) -> dict[str, tuple[str, ...]]:

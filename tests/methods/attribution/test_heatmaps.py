@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from random_models import sharp_tower
 
 from optogram.decompose.contributions import contributions
 from optogram.decompose.towers import ClassTokenTower
@@ -17,14 +18,7 @@ LAYERS, HEADS, GRID = 3, 4, (4, 3)
 
 @pytest.fixture(scope="module")
 def model():
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        tower = VisionTransformer((32, 24), 8, 32, LAYERS, HEADS, 2.0, ls_init_value=0.8, output_dim=20)
-        with torch.no_grad():
-            for parameter in tower.parameters():
-                # sharp attention, so that the methods disagree
-                parameter.add_(0.3 * torch.randn(parameter.shape))
-    return tower.eval()
+    return sharp_tower(LAYERS, HEADS, 2.0, 20)
 
 
 @pytest.fixture(scope="module")

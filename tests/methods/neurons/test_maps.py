@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from open_clip.transformer import VisionTransformer
+from random_models import sharp_tower
 
 from optogram.decompose import token_activations
 from optogram.errors import DataError, ModelError, ParamError, ShapeError
@@ -14,13 +15,7 @@ GRID, EMBED, NEURONS = (4, 3), 20, 48
 
 @pytest.fixture(scope="module")
 def model():
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        tower = VisionTransformer((32, 24), 8, 32, 4, 4, 1.5, ls_init_value=0.8, output_dim=EMBED)
-        with torch.no_grad():
-            for parameter in tower.parameters():
-                parameter.add_(0.3 * torch.randn(parameter.shape))
-    return tower.eval()
+    return sharp_tower(4, 4, 1.5, EMBED)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from optogram.models.training.judge import train_judge
 
 @pytest.fixture(scope="module")
 def judge():
-    return train_judge(bars(160), replace(TINY, steps=120), seed=1, device="cpu")
+    return train_judge(bars(160), replace(TINY, steps=120), seed=1, device="cpu")[0]
 
 
 @pytest.fixture(scope="module")

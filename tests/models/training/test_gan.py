@@ -41,6 +41,11 @@ def train(images, **changed):
     return train_gan(images, options, device="cpu", **others)
 
 
+def trained(images, **changed):
+    """The generator alone."""
+    return train(images, **changed)[0]
+
+
 def weights(generator):
     return b"".join(w.numpy().tobytes() for w in generator.model.state_dict().values())
 
@@ -55,24 +60,24 @@ def interrupt(at):
 
 def test_two_runs_give_the_same_bytes_and_leave_torch_as_it_was(images):
     before = torch.get_rng_state(), torch.are_deterministic_algorithms_enabled()
-    first, second = train(images), train(images)
+    first, second = trained(images), trained(images)
     assert weights(first) == weights(second)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert torch.are_deterministic_algorithms_enabled() == before[1]
-    assert weights(train(images, seed=6)) != weights(first)
+    assert weights(trained(images, seed=6)) != weights(first)
     assert not first.model.training
     assert not any(w.requires_grad for w in first.model.parameters())
 
 
 def test_a_run_that_is_cut_off_anywhere_ends_with_the_same_bytes(images, tmp_path):
     """After every step, some with a checkpoint right behind and some steps after the last one."""
-    whole = weights(train(images))
+    whole = weights(trained(images))
     for at in range(1, OPTIONS.steps):
         for seconds in (0, 1e9):
             with pytest.raises(KeyboardInterrupt):
                 train(images, scratch=tmp_path / f"{at}-{seconds}", progress=interrupt(at), save_seconds=seconds)
             told = []
-            again = train(images, scratch=tmp_path / f"{at}-{seconds}", progress=lambda done, *_: told.append(done))  # noqa: B023
+            again = trained(images, scratch=tmp_path / f"{at}-{seconds}", progress=lambda done, *_: told.append(done))  # noqa: B023
             assert weights(again) == whole
             assert told[0] == (0 if seconds else (at - 1) * OPTIONS.batch)
 
@@ -81,14 +86,14 @@ def test_so_does_one_that_is_cut_off_several_times_on_the_way_to_an_evaluation(i
     def evaluation(generator):
         return Evaluation(5, lambda: {"mean": float(generator.images(generator.latents(range(4))).mean())})
 
-    histories = []
-    whole = weights(train(images, evaluation=evaluation, told=histories.append))
-    assert whole == weights(train(images)), "evaluations change nothing"
+    generator, first = train(images, evaluation=evaluation)
+    whole = weights(generator)
+    assert whole == weights(trained(images)), "evaluations change nothing"
     for at in sorted(random.Random(3).sample(range(2, OPTIONS.steps), 3)):
         with pytest.raises(KeyboardInterrupt):
             train(images, scratch=tmp_path, evaluation=evaluation, progress=interrupt(at), save_seconds=1e9)
-    assert weights(train(images, scratch=tmp_path, evaluation=evaluation, told=histories.append)) == whole
-    first, second = histories
+    generator, second = train(images, scratch=tmp_path, evaluation=evaluation)
+    assert weights(generator) == whole
     assert first == second
     assert list(first.metrics) == [5, 10, 12]
     assert len({found["mean"] for found in first.metrics.values()}) == 3, "the average goes on"
@@ -159,9 +164,8 @@ def test_the_penalty_of_a_linear_discriminator_is_half_its_squared_slope():
 
 
 def test_the_history_has_two_losses_a_step_and_progress_tells_the_discriminators(images):
-    told, histories = [], []
-    train(images, progress=lambda *said: told.append(said), told=histories.append)
-    (history,) = histories
+    told = []
+    _, history = train(images, progress=lambda *said: told.append(said))
     assert {name: len(losses) for name, losses in history.losses.items()} == {"discriminator": 12, "generator": 12}
     assert [done for done, *_ in told] == [8 * step for step in range(13)]
     assert [loss for *_, loss in told[1:]] == history.losses["discriminator"]
@@ -184,9 +188,7 @@ def test_the_last_maps_that_the_batch_norms_saw_are_those_of_the_average(images)
 
 
 def test_curves_are_means_over_stretches_of_steps(images):
-    histories = []
-    train(images, steps=11, told=histories.append)
-    (history,) = histories
+    _, history = train(images, steps=11)
     found = curves(history, points=4)
     assert found["steps"] == [3, 6, 8, 11]
     literal = [np.mean(history.losses["generator"][a:b]) for a, b in ((0, 3), (3, 6), (6, 8), (8, 11))]
@@ -203,7 +205,7 @@ def test_a_data_set_of_two_modes_is_learned(images):
     learned = GanOptions(steps=250, batch=32, latent=8, widths=(32, 16), average=0.99)
     shares = {}
     for name, options in (("untrained", replace(learned, steps=1)), ("trained", learned)):
-        generator = train_gan(images, options, device="cpu")
+        generator, _ = train_gan(images, options, device="cpu")
         drawn = generator.images(generator.latents(range(200))).permute(0, 2, 3, 1).numpy()
         distance = np.sqrt(((drawn[:, None] - MODES / 255) ** 2).mean((2, 3, 4)))
         nearest = np.bincount(distance.argmin(1), minlength=2) / len(drawn)
@@ -214,7 +216,7 @@ def test_a_data_set_of_two_modes_is_learned(images):
 
 
 def test_a_trained_generator_has_units_and_a_folder(images, tmp_path):
-    generator = train(images)
+    generator = trained(images)
     assert generator.layers == ("relu4", "relu8")
     assert (generator.spec, generator.arguments) == (gan.SPEC, {"latent": 4, "widths": [8, 6]})
     save_generator(generator, tmp_path / "gan")
@@ -244,7 +246,7 @@ def test_a_discriminator_sees_that_images_are_all_alike():
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_last_checkpoint_stays(images, tmp_path, monkeypatch):
-    real, whole = gan.surprise, weights(train(images))
+    real, whole = gan.surprise, weights(trained(images))
     calls = []
 
     def breaks(logits):
@@ -256,7 +258,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_last_checkpoint_stays(
         train(images, scratch=tmp_path, save_seconds=0)
     monkeypatch.setattr(gan, "surprise", real)
     told = []
-    assert weights(train(images, scratch=tmp_path, progress=lambda done, *_: told.append(done))) == whole
+    assert weights(trained(images, scratch=tmp_path, progress=lambda done, *_: told.append(done))) == whole
     assert told[0] == 7 * OPTIONS.batch
 
 

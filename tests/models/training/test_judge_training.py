@@ -33,7 +33,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def judge(images):
-    return train_judge(images, TINY, seed=1, device="cpu")
+    return train_judge(images, TINY, seed=1, device="cpu")[0]
 
 
 def weights(judge):
@@ -42,7 +42,7 @@ def weights(judge):
 
 def train(images, scratch=None, tell=None, save_seconds=30.0, seed=3, **changed):
     others = {"scratch": scratch, "progress": tell, "save_seconds": save_seconds, "device": "cpu"}
-    return train_judge(images, replace(SHORT, **changed), seed=seed, **others)
+    return train_judge(images, replace(SHORT, **changed), seed=seed, **others)[0]
 
 
 def test_it_learns_what_is_planted(judge):
@@ -100,9 +100,9 @@ def test_a_run_that_is_cut_off_ends_with_the_same_bytes(images, tmp_path):
 
 
 def test_the_losses_of_all_steps_are_told(images):
-    histories, seen = [], []
-    train_judge(images, SHORT, seed=3, device="cpu", told=histories.append, progress=lambda *said: seen.append(said))
-    losses = histories[0].losses
+    seen = []
+    _, history = train_judge(images, SHORT, seed=3, device="cpu", progress=lambda *said: seen.append(said))
+    losses = history.losses
     assert [*losses] == ["loss", "inside", "centre", *VALUES]
     assert losses["loss"] == [loss for *_, loss in seen[1:]]
     total = np.mean([losses[name] for name in VALUES], 0) + SHORT.maps * np.add(losses["inside"], losses["centre"])
@@ -213,7 +213,7 @@ def test_a_loss_that_is_not_finite_says_what_to_do(images):
 
 def test_scenes_of_the_renderer_are_taken_as_they_are():
     scenes = Scenes("train", 64, 0).read(0, 64)
-    found = train_judge(scenes, replace(JudgeTraining(), steps=1, batch=8, warmup=0), seed=0, device="cpu")
+    found, _ = train_judge(scenes, replace(JudgeTraining(), steps=1, batch=8, warmup=0), seed=0, device="cpu")
     assert [*found.attributes] == ["shape", "colour", "texture", "size", "count", "position", "background"]
     assert found.size == 64
     assert sum(w.numel() for w in found.network.state_dict().values()) < 1_000_000, "2 MB in half precision"
