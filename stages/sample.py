@@ -1,11 +1,12 @@
-"""Stage sample: draw images with a diffusion model, each asked for by a caption of its own, in shards."""
+"""Stage sample: draw images with a diffusion model, each asked for by a caption of its own or by none, in shards."""
 
 import numpy as np
 import xarray as xr
 
-from optogram.data.requests import class_requests, scene_requests
+from optogram.data.requests import class_requests, scene_requests, without_captions
 from optogram.models.generative.diffusion_folders import load_diffusion
 from optogram.models.generative.sampling import sample
+from optogram.models.training.curves import read_curves
 from optogram.params.generative import Sample, Sampling
 from optogram.pipeline.stage import Input, Stage
 from stages.doorway import Doorway, run, through
@@ -29,7 +30,8 @@ def main(door: Doorway) -> None:
     """Write samples/<model>."""
     drawing = door.params.of(Sample).models[door.args.model]
     asked = requests(door, drawing)
-    diffusion = load_diffusion(str(door.folder("diffusion")), device=door.params.device)
+    folder = door.folder("diffusion")
+    diffusion, curves = load_diffusion(str(folder), device=door.params.device), read_curves(folder)
     # an image's seed is a number of its own, so that drawing more of them changes none
     first = np.random.SeedSequence(door.params.seed).generate_state(1, np.uint32)[0]
     seeds = int(first) + np.arange(asked.sizes["image"])
@@ -41,19 +43,19 @@ def main(door: Doorway) -> None:
         pixels = (drawn.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
         made = {"pixels": (("image", "y", "x", "rgb"), pixels), "seed": ("image", seeds[start:stop])}
         ids = np.array([f"{door.args.model}/{k:06d}" for k in range(start, stop)])
-        return asked.isel(image=slice(start, stop)).assign(made).assign_coords(image=ids)
+        return asked.isel(image=slice(start, stop)).assign(made).assign_coords(image=ids).merge(curves)
 
     door.write_shards(draw, f"Samples of {door.args.model}", total=len(seeds), shard=drawing.shard)
 
 
 def requests(door: Doorway, drawing: Sampling) -> xr.Dataset:
-    """The user's own prompts, or captions of all that scenes can hold, or of the classes of photographs."""
+    """The user's own prompts, or captions of all that scenes can hold, or of the classes of photographs; then none."""
     if drawing.prompts:
         return xr.Dataset({"prompt": ("image", np.array(drawing.prompts))})
-    images = door.open("images")
-    if "held_out" in images:
-        return scene_requests(drawing.count, seed=door.params.seed)
-    return class_requests(images, drawing.count, seed=door.params.seed)
+    images, seed = door.open("images"), door.params.seed
+    known = "held_out" in images
+    asked = scene_requests(drawing.count, seed=seed) if known else class_requests(images, drawing.count, seed=seed)
+    return without_captions(asked, drawing.unconditional)
 
 
 if __name__ == "__main__":

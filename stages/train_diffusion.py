@@ -34,8 +34,8 @@ def main(door: Doorway) -> None:
     training, images = door.params.of(TrainDiffusion).models[door.args.model], door.open("images")
     where = pick_device(door.params.device)
     texts = ClipTexts(load_clip(door.folder("clip"), door.params.device))
-    pixels = np.asarray(images["pixels"].values)
-    codec = fit_patches(pixels, factor=training.codec.factor, channels=training.codec.channels).to(where)
+    patches, pixels = training.codec, np.asarray(images["pixels"].values)
+    codec = fit_patches(pixels, factor=patches.factor, channels=patches.channels, whitening=patches.whitening).to(where)
     title = f"Diffusion model {door.args.model}"
     with door.scratch(title) as scratch, counted(f"Training {title}", "images") as tell:
         options = options_of(training, door.params.seed)

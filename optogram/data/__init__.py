@@ -24,6 +24,7 @@ _EXPORTS = {
     "stated_values": "image_makers",
     "transformers_describer": "describing",
     "value_names": "scenes",
+    "without_captions": "requests",
     "zeroshot_prompts": "pools",
 }
 __all__ = list(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -78,3 +78,21 @@ def class_requests(images: xr.Dataset, count: int, *, seed: int) -> xr.Dataset:
         {"attribute": names},
         {"class_attribute": images.attrs["class_attribute"]},
     )
+
+
+def without_captions(requests: xr.Dataset, count: int) -> xr.Dataset:
+    """The requests, and behind them `count` that ask for nothing: the prompt is "", and every label -1.
+
+    >>> from optogram.data import scene_requests, without_captions
+    >>> without_captions(scene_requests(2, seed=0), 1).prompt.values[2]
+    ''
+    """
+    if not count:
+        return requests
+    nothing = requests.isel(image=np.zeros(count, int)).copy(deep=True)
+    nothing["prompt"][:] = ""
+    nothing["label"][:] = -1
+    if "held_out" in nothing:
+        nothing["held_out"][:] = False
+    each = xr.concat([requests.drop_vars("value_name"), nothing.drop_vars("value_name")], "image")
+    return each.assign(value_name=requests["value_name"])

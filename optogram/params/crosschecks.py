@@ -15,12 +15,13 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 SCHEME = re.compile(r"(azure|dvc|gdrive|gs|hdfs|https?|memory|oss|remote|s3|ssh|webdavs?|webhdfs):")
 KINDS = ("clip", "classifier")
 # of a family, whose sections the type of the params does not have
-GANS, PRIORS, SAMPLES, JUDGES = "train_gan", "train_diffusion", "sample", "train_judge"
+GANS, PRIORS, SAMPLES, IMAGES, JUDGES = "train_gan", "train_diffusion", "sample", "generate", "train_judge"
 # sections whose models lie in one folder of artifacts
 TOGETHER = (
     ("train_clip", "load_clip", "train_classifier", "load_classifier"),
     (GANS, "load_generator"),
     (PRIORS, "load_diffusion"),
+    (SAMPLES, IMAGES),
 )
 
 
@@ -39,7 +40,7 @@ def problems(params: "optogram.params.root.Params") -> Iterator[str]:
     # a name that is not there would give errors of its own in all later checks
     yield from (found := [*_models(params), *_lists(params), *_splits(params), *_sources(params)])
     if not found:
-        yield from (*_trained(params), *_drawn(params), *_diffusions(params), *_pools(params))
+        yield from (*_trained(params), *_drawn(params), *_diffusions(params), *_samples(params), *_pools(params))
 
 
 def missing_files(params: "optogram.params.root.Params") -> Iterator[str]:
@@ -138,7 +139,7 @@ def _splits(params: "optogram.params.root.Params") -> Iterator[str]:
     splits = {*params.scenes.splits, *params.photos.splits}
     used = ["reference", "eval", *(["train"] if params.train_clip.models else []), params.spurious.split]
     used += [*params.contributions.splits, *params.activations.splits, *params.second_order.splits]
-    for section in ("train_classifier", GANS, PRIORS, JUDGES):
+    for section in ("train_classifier", GANS, PRIORS, JUDGES, "drawn", "fidelity"):
         used += [training.split for training in getattr(params, section).models.values()]
     used += params.targets.split.values()
     for split in dict.fromkeys(used):
@@ -235,10 +236,28 @@ def _diffusions(params: "optogram.params.root.Params") -> Iterator[str]:
             )
         if training.warmup > training.steps:
             yield f"{model}.warmup = {training.warmup} is above its steps = {training.steps}; lower it"
-    known = [name for word in ("train", "load") for name in getattr(params, f"{word}_diffusion").models]
-    for name in getattr(params, SAMPLES).models:
-        if name not in known:
-            yield f"sample.models names {name!r}, but train_diffusion.models and load_diffusion.models have {known}"
+
+
+def _samples(params: "optogram.params.root.Params") -> Iterator[str]:
+    """What is drawn with, and who looks at it, has been made."""
+    models = {name: [*getattr(params, name).models] for name in (SAMPLES, IMAGES, JUDGES)}
+    for section, sources in ((SAMPLES, (PRIORS, "load_diffusion")), (IMAGES, (GANS, "load_generator"))):
+        known, of = [name for one in sources for name in getattr(params, one).models], ".models and ".join(sources)
+        for name in models[section]:
+            if name not in known:
+                yield f"{section}.models names {name!r}, but {of}.models have {known}"
+    drawn = models[SAMPLES] + models[IMAGES]
+    for section in ("drawn", "fidelity"):
+        for name, eyes in getattr(params, section).models.items():
+            at = f"{section}.models.{name}"
+            if name not in drawn:
+                yield f"{section}.models names {name!r}, but sample.models and generate.models have {drawn}"
+            if eyes.clip not in params.clips:
+                yield f"{at}.clip = {eyes.clip!r}, but clips has {params.clips}"
+            if section == "drawn" and eyes.judge not in models[JUDGES]:
+                yield f"{at}.judge = {eyes.judge!r}, but train_judge.models has {models[JUDGES]}"
+            if section == "fidelity" and eyes.classifier not in params.classifiers:
+                yield f"{at}.classifier = {eyes.classifier!r}, but classifiers has {params.classifiers}"
 
 
 def _pools(params: "optogram.params.root.Params") -> Iterator[str]:

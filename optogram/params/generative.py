@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from optogram.params.judging import TrainJudge
 from optogram.params.sections import Name, Section
@@ -54,6 +54,9 @@ class PatchCodec(Section):
 
     factor: PositiveInt = Field(default=4, description="side of a patch in pixels")
     channels: PositiveInt = Field(default=24, description="components kept")
+    whitening: float = Field(
+        default=1.0, ge=0, le=1, description="1: all components are as large; 0: as large as in the pixels"
+    )
 
 
 class DiffusionTraining(Section):
@@ -97,6 +100,7 @@ class Sampling(Section):
     """What is drawn with a diffusion model."""
 
     count: PositiveInt = Field(default=500, description="images, each asked for by a caption of its own")
+    unconditional: NonNegativeInt = Field(default=0, description="images more, asked for by no caption")
     prompts: list[Annotated[str, Field(pattern=r"\S")]] = Field(
         default=[], description="your own, in place of `count` captions of the images' values"
     )
@@ -111,11 +115,55 @@ class Sample(Section):
     models: dict[Name, Sampling] = Field(default={}, description="name of a diffusion model -> what is drawn with it")
 
 
+class Generating(Section):
+    """What is drawn with a generator."""
+
+    count: PositiveInt = 1000
+    shard: PositiveInt = Field(default=256, description="images a shard; a killed run resumes at the first missing one")
+
+
+class Generate(Section):
+    """Images drawn with generators, trained or loaded."""
+
+    models: dict[Name, Generating] = Field(default={}, description="name of a generator -> how many")
+
+
+class Seeing(Section):
+    """Who looks at the samples of a model."""
+
+    judge: Name = Field(description="of train_judge.models")
+    clip: Name = Field(default="demo", description="one of clips")
+    split: str = Field(default="single", description="images that the model was trained on")
+
+
+class Drawn(Section):
+    """Whether what was asked for is seen in samples of scenes."""
+
+    models: dict[Name, Seeing] = Field(default={}, description="name of a model in sample or generate -> who looks")
+
+
+class Comparing(Section):
+    """What the samples of a model are compared with, and in whose features."""
+
+    clip: Name = Field(default="demo", description="one of clips")
+    classifier: Name = Field(default="resnet", description="one of classifiers")
+    split: str = Field(default="single", description="images that the model was trained on")
+
+
+class Fidelity(Section):
+    """How far samples are from real images, and whether they are copies."""
+
+    models: dict[Name, Comparing] = Field(default={}, description="name of a model in sample or generate -> with what")
+
+
 SECTIONS = {
     "train_gan": TrainGan,
     "load_generator": LoadGenerator,
     "train_diffusion": TrainDiffusion,
     "load_diffusion": LoadDiffusion,
     "sample": Sample,
+    "generate": Generate,
     "train_judge": TrainJudge,
+    "drawn": Drawn,
+    "fidelity": Fidelity,
 }

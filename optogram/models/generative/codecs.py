@@ -37,7 +37,7 @@ class Codec(Protocol):
 
 
 class Patches(nn.Module):
-    """A fixed linear codec: principal components of square patches, each divided by its own standard deviation.
+    """A fixed linear codec: principal components of square patches, each divided by a scale.
 
     It needs no training, and inverts exactly but for the components that it leaves out.
 
@@ -76,8 +76,13 @@ class Patches(nn.Module):
         return nn.functional.pixel_shuffle(patches.movedim(-1, 1), self.factor)
 
 
-def fit_patches(pixels: UInt8[np.ndarray, "image y x 3"], *, factor: int = 4, channels: int = 16) -> Patches:
+def fit_patches(
+    pixels: UInt8[np.ndarray, "image y x 3"], *, factor: int = 4, channels: int = 16, whitening: float = 1.0
+) -> Patches:
     """The `Patches` of these images. Sums are exact (integers below 2 ** 53), so that no order of them matters.
+
+    whitening: the power of a component's standard deviation that it is divided by. With 1 all have variance 1; with 0
+    they keep their share of the pixels' variance, so that noise hides fine detail first. Their mean variance is 1.
 
     Raises ParamError as `Patches`, ShapeError for sides that are not multiples of the factor, and ModelError for images
     that vary in fewer directions than there are channels.
@@ -104,7 +109,9 @@ def fit_patches(pixels: UInt8[np.ndarray, "image y x 3"], *, factor: int = 4, ch
     with torch.no_grad():
         codec.mean.copy_(torch.from_numpy(mean / 255))
         codec.components.copy_(torch.from_numpy(components.copy()))
-        codec.scale.copy_(torch.from_numpy(np.sqrt(variance) / 255))
+        deviation = np.sqrt(variance) / 255
+        left = np.sqrt((deviation ** (2 - 2 * whitening)).mean())
+        codec.scale.copy_(torch.from_numpy(deviation**whitening * left))
     return codec
 
 
