@@ -25,9 +25,11 @@ def main(door: Doorway) -> None:
     """Write the folder report of what the sections need, as far as the params have it made."""
     params = door.params.model_dump(mode="json")
     found = {kind: {name: {} for name in params[f"{kind}s"]} for kind in ("clip", "classifier")}
+    drawing = [*params["sample"]["models"], *params["generate"]["models"]]
+    found["prior"] = {name: {} for name in drawing}
     images = {}
     for need, stages in FEEDS.items():
-        kind = "clip" if "{model}" in need else "classifier"
+        kind = next((kind for kind in found if f"{{{kind}}}" in need), "clip")
         for stage in stages:
             for instance in stage.instances(params):
                 first, *below = stage.filled(stage.out, instance, params).split("/")
@@ -36,7 +38,7 @@ def main(door: Doorway) -> None:
                 elif (model := instance["model"]) in found[kind]:
                     part = "/".join([first, *(name for name in below if name != model)])
                     found[kind][model][part] = door.opened(first, *below)
-    build_report(door.path("out"), images, found["clip"], found["classifier"])
+    build_report(door.path("out"), images, *found.values())
 
 
 if __name__ == "__main__":

@@ -76,6 +76,9 @@ class DiffusionTraining(Section):
     layers: PositiveInt = 1
     unconditional: float = Field(default=0.1, ge=0, le=1, description="share learned without captions")
     average: float = Field(default=0.999, ge=0, lt=1, description="of the weights, which are what is kept")
+    bfloat16: bool = Field(
+        default=False, description="on a processor too: twice as fast with AMX, other bytes where there is none"
+    )
 
 
 class TrainDiffusion(Section):

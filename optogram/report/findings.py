@@ -130,11 +130,12 @@ class Model:
 
 @dataclass
 class Findings:
-    """All that a report shows. `images` by split; `models` (CLIP) and `classifiers`, each its artifacts by kind."""
+    """All that a report shows. `images` by split; `models` (CLIP), `classifiers` and `priors` (that draw) by kind."""
 
     images: Datasets
     models: list[Model]
     classifiers: list[Model] = field(default_factory=list)
+    priors: list[Model] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
     class_attribute: str = ""
 
@@ -167,14 +168,17 @@ class Findings:
 
 
 def collect(
-    images: Datasets, models: Mapping[str, Datasets], classifiers: Mapping[str, Datasets] | None = None
+    images: Datasets,
+    models: Mapping[str, Datasets],
+    classifiers: Mapping[str, Datasets] | None = None,
+    priors: Mapping[str, Datasets] | None = None,
 ) -> Findings:
     """Findings from the artifacts; DataError if there are no images or no models."""
     if not images or not models:
         raise DataError(
             f"Nothing to report: {len(images)} image splits and {len(models)} models, expected at least one of each."
         )
-    return Findings(images, _models(models), _models(classifiers or {}))
+    return Findings(images, _models(models), _models(classifiers or {}), _models(priors or {}))
 
 
 def _models(models: Mapping[str, Datasets]) -> list[Model]:

@@ -60,11 +60,12 @@ class Section:
     """A section of the report, declared once.
 
     `needs` are templates of the names of artifacts that it reads: `{model}` stands for a CLIP, `{classifier}` for a
-    classifier, other braces for whatever there is (`neurons/{model}/{layer}`). `build` gives the panel of one of them,
-    or of the run where `needs` names neither (its model is None then). All else is optional: `tiles` are the key
-    numbers on one model; `headline` are the sentences with which the report opens, on the models that are shown
-    together (one CLIP, or all classifiers); `units` are the units that have a page, `unit` is what the section says on
-    one of them, whichever section it is of; `pages` are further pages. `template` is panel.html or one that extends it.
+    classifier, `{prior}` for a model that draws, other braces for whatever there is (`neurons/{model}/{layer}`).
+    `build` gives the panel of one of them, or of the run where `needs` names none of these (its model is None then).
+    All else is optional: `tiles` are the key numbers on one model; `headline` are the sentences with which the report
+    opens, on the models that are shown together (one CLIP, all classifiers, or all that draw); `units` are the units
+    that have a page, `unit` is what the section says on one of them, whichever section it is of; `pages` are further
+    pages. `template` is panel.html or one that extends it.
     """
 
     key: str
@@ -81,17 +82,19 @@ class Section:
 
     @property
     def subject(self) -> str:
-        """What a panel is of: "model" (a CLIP), "classifier", or "run"."""
-        return next((kind for kind in ("model", "classifier") if any(f"{{{kind}}}" in n for n in self.needs)), "run")
+        """What a panel is of: "model" (a CLIP), "classifier", "prior" (a model that draws), or "run"."""
+        kinds = ("model", "classifier", "prior")
+        return next((kind for kind in kinds if any(f"{{{kind}}}" in n for n in self.needs)), "run")
 
     def models(self, findings: Findings) -> list[Model]:
         """The models that it has panels of; none where it is of the run."""
-        return {"model": findings.models, "classifier": findings.classifiers, "run": []}[self.subject]
+        of = {"model": findings.models, "classifier": findings.classifiers, "prior": findings.priors}
+        return of.get(self.subject, [])
 
 
 @dataclass
 class Shown:
-    """A section with its panels and with its headline by model (under "" that of all classifiers)."""
+    """A section with its panels and with its headline by model (under "" that of several that are shown together)."""
 
     section: Section
     panels: list[Panel]
@@ -101,7 +104,9 @@ class Shown:
     def missing(self) -> str:
         """Why there is nothing to show; "" where there is."""
         if not self.panels:
-            return "params.yaml names no classifiers."
+            return {"prior": "params.yaml has nothing drawn: sample.models and generate.models are empty."}.get(
+                self.section.subject, "params.yaml names no classifiers."
+            )
         reasons = [panel.skipped for panel in self.panels]
         return "" if not all(reasons) else " ".join(dict.fromkeys(reasons))
 
@@ -112,7 +117,8 @@ def shown(context: Context, section: Section) -> Shown:
     panels = [section.build(context, model) for model in (models or ([None] if section.subject == "run" else []))]
     for panel, model in zip(panels, models, strict=False):
         panel.tiles = [*section.tiles(context, model), *panel.tiles]
-    groups = {"": models} if section.subject == "classifier" else {model.slug: [model] for model in models}
+    together = section.subject in ("classifier", "prior")
+    groups = {"": models} if together else {model.slug: [model] for model in models}
     found = Shown(section, panels)
     if not found.missing:
         found.headline = {slug: list(section.headline(context, group)) for slug, group in groups.items()}

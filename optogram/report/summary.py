@@ -30,4 +30,6 @@ def run_facts(findings: Findings) -> list[tuple[str, str]]:
             facts.append(("Neurons", shown))
     if findings.classifiers:
         facts.append(("Classifiers", ", ".join(model.name for model in findings.classifiers)))
+    if findings.priors:
+        facts.append(("Models that draw", ", ".join(model.name for model in findings.priors)))
     return facts

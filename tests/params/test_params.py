@@ -97,4 +97,5 @@ def test_no_params_file(tmp_path):
 
 def test_no_classifier_need_have_reference_sets():
     assert validated({"reference_sets": {"models": []}}, "params.yaml").reference_sets.models == []
-    assert (ROOT / "artifacts/reference_sets/.keep").is_file(), "the report depends on this folder"
+    for folder in ("reference_sets", "samples", "drawn", "fidelity"):
+        assert (ROOT / f"artifacts/{folder}/.keep").is_file(), "the report depends on this folder"

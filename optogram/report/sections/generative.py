@@ -1,0 +1,219 @@
+"""Room report: the family generative: what models that draw were asked for, and what is seen in what they drew."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from optogram.metrics.intervals import Interval
+from optogram.report.charts import generative as charts
+from optogram.report.charts.plotly import plot
+from optogram.report.evidence import counted, within
+from optogram.report.findings import Model, labels, strings
+from optogram.report.labels import count, number, percent, words
+from optogram.report.panels import Context, Gallery, Panel, Picture, Table, Tile
+from optogram.report.section import Section
+
+ACROSS = 8
+"""Samples of a class, and of what was asked for nothing, on the contact sheet."""
+KINDS = ("samples", "drawn", "fidelity")
+
+
+def drawings(context: Context, model: Model) -> Panel:
+    """The contact sheet, the truth of what was asked for, distances to real images, and the training's losses."""
+    panel = context.panel(model, *KINDS)
+    samples, drawn, fidelity = (model.part(kind) for kind in KINDS)
+    if samples is None:
+        return panel
+    panel.galleries = [Gallery(_sheet(context, model, samples, drawn))]
+    panel.pictures_first = True
+    if drawn is not None and _asked(drawn):
+        panel.plots.append(plot(f"truth-{model.slug}", charts.truth(drawn)))
+        panel.tables.append(_truth_table(drawn))
+    if "loss" in samples:
+        panel.plots.append(plot(f"losses-{model.slug}", charts.losses(samples)))
+    if fidelity is not None:
+        panel.tables.append(_distances(fidelity))
+    if drawn is not None:
+        panel.notes += _notes(drawn)
+        panel.folded.append(_values(samples, drawn))
+    return panel
+
+
+def tiles(context: Context, model: Model) -> list[Tile]:
+    """What is met least, held-out shapes, objects, the distance to real images, copies."""
+    drawn, fidelity, found = model.part("drawn"), model.part("fidelity"), []
+    if drawn is not None and _asked(drawn):
+        shares = drawn["share"].sel(combination="all")
+        attribute, eye = _least(drawn)
+        found.append(Tile("attribute that is met least", percent(float(shares.min())), f"{attribute}, by the {eye}"))
+        held = drawn["share"].sel(combination="held_out", eye="judge")
+        if "shape" in labels(drawn, "attribute") and np.isfinite(float(held.sel(attribute="shape"))):
+            told = percent(float(held.sel(attribute="shape")))
+            found.append(Tile("shape, combinations that training lacked", told, "by the judge"))
+    if drawn is not None:
+        told = percent(float(drawn.found_share))
+        found.append(Tile("samples with an object", told, f"real scenes {percent(float(drawn.real_found))}"))
+    if fidelity is not None:
+        first = fidelity.isel(space=0)
+        found.append(Tile("FID", number(float(first.fid)), f"real images {number(float(first.fid_real))}"))
+        found.append(Tile("copies", percent(float(fidelity.copied)), "of real images 1.0%"))
+    return found
+
+
+def headline(context: Context, models: Sequence[Model]) -> list[str]:
+    """One sentence a model, with what it misses."""
+    told = []
+    for model in models:
+        drawn = model.part("drawn")
+        if drawn is None:
+            continue
+        if not _asked(drawn):
+            told.append(
+                f"{model.name} draws an object in {percent(float(drawn.found_share))} of its samples, and "
+                f"{percent(float(drawn.recall))} of the training images' combinations of shape, colour and background "
+                f"(as many real images have {percent(float(drawn.expected))})."
+            )
+            continue
+        shares, (attribute, eye) = drawn["share"].sel(combination="all"), _least(drawn)
+        chance = drawn["chance"].sel(combination="all", eye=eye, attribute=attribute)
+        told.append(
+            f"Of what captions ask {model.name} for, the {attribute} is met least, in {percent(float(shares.min()))}"
+            f" of samples by the {eye} ({percent(float(chance))} by chance). All that a caption states is met in "
+            f"{percent(float(drawn['whole'].sel(combination='all', eye='judge')))} by the judge."
+        )
+    return told
+
+
+def _asked(drawn: xr.Dataset) -> bool:
+    """Whether samples were asked for something."""
+    return bool(np.isfinite(drawn["share"].sel(combination="all")).any())
+
+
+def _least(drawn: xr.Dataset) -> tuple[str, str]:
+    """The attribute that is met least, and the eye that says so."""
+    shares = drawn["share"].sel(combination="all").transpose("eye", "attribute")
+    eye, attribute = np.unravel_index(int(np.nanargmin(shares.values)), shares.shape)
+    return labels(drawn, "attribute")[attribute], labels(drawn, "eye")[eye]
+
+
+def _sheet(
+    context: Context, model: Model, samples: xr.Dataset, drawn: xr.Dataset | None
+) -> list[tuple[str, str, list[Picture]]]:
+    """Rows of samples: those asked for each value of the first attribute, then those asked for nothing."""
+    rows = _rows(samples)
+    pixels = samples["pixels"].transpose("image", "y", "x", "rgb").values
+    width = max(len(places) for _, places in rows)
+    cells = np.zeros((len(rows), width, *pixels.shape[1:]), np.uint8)
+    for row, (_, places) in enumerate(rows):
+        cells[row, : len(places)] = pixels[places]
+    grid = context.thumbs.grid(f"drawn{model.slug}", cells)
+    prompts = strings(samples["prompt"]) if "prompt" in samples else np.full(len(pixels), "")
+    found = []
+    for row, (name, places) in enumerate(rows):
+        seen = [_seen(samples, drawn, at) for at in places]
+        pictures = [
+            Picture(grid.thumb(row, column, f"sample {at}"), str(prompts[at]) or says, says=says)
+            for column, (at, says) in enumerate(zip(places, seen, strict=True))
+        ]
+        found.append((name, "", pictures))
+    return found
+
+
+def _rows(samples: xr.Dataset) -> list[tuple[str, list[int]]]:
+    """Names and places of the samples of each row."""
+    if "label" not in samples:
+        return [("samples", list(range(min(2 * ACROSS, samples.sizes["image"]))))]
+    label = samples["label"].transpose("image", "attribute").values
+    first = str(samples.attrs.get("class_attribute") or labels(samples, "attribute")[0])
+    column = labels(samples, "attribute").index(first)
+    names = strings(samples["value_name"])[column]
+    rows = [
+        (f"{words(first)}: {name}", np.flatnonzero(label[:, column] == value)[:ACROSS].tolist())
+        for value, name in enumerate(names)
+        if name
+    ]
+    rows.append(("asked for nothing", np.flatnonzero((label < 0).all(1))[:ACROSS].tolist()))
+    return [(name, places) for name, places in rows if places]
+
+
+def _seen(samples: xr.Dataset, drawn: xr.Dataset | None, at: int) -> str:
+    """What the judge sees in a sample."""
+    if drawn is None:
+        return ""
+    if "value_name" in samples:
+        names = strings(samples["value_name"])
+        values = drawn["seen"].sel(eye="judge").transpose("image", "attribute").values[at]
+        said = [names[k, value] for k, value in enumerate(values) if value >= 0]
+        return f"the judge sees {', '.join(said)}" if said else "the judge sees no object"
+    return "" if bool(drawn["found"].values[at]) else "the judge sees no object"
+
+
+def _truth_table(drawn: xr.Dataset) -> Table:
+    """An attribute a row: by both eyes, of all and of held-out combinations, beside chance and real scenes."""
+    columns = ["attribute"]
+    cells = []
+    for eye in labels(drawn, "eye"):
+        said = charts.EYES[eye][0]
+        columns += [f"by {said}", "95% interval", "held out", "by chance", "real scenes"]
+        every, held = (drawn.sel(eye=eye, combination=name) for name in ("all", "held_out"))
+        ends = [within(Interval(*both)) for both in zip(every.share_low.values, every.share_high.values, strict=True)]
+        shown = [every["share"], None, held["share"], every["chance"], every["real_share"]]
+        cells += [ends if one is None else [percent(float(value)) for value in one.values] for one in shown]
+    names = [words(name) for name in labels(drawn, "attribute")]
+    rows = [[name, *(column[k] for column in cells)] for k, name in enumerate(names)]
+    asked = int(drawn["asked"].sel(combination="all").max())
+    held = int(drawn["asked"].sel(combination="held_out").max())
+    return Table(columns, rows, f"Samples with the value asked for: of {count(asked)}, {count(held)} of them held out")
+
+
+def _distances(fidelity: xr.Dataset) -> Table:
+    """FID and KID in each space, of samples and of real images."""
+    names = [words(name) for name in labels(fidelity, "space")]
+    values = [fidelity[name].values for name in ("fid", "fid_real", "kid", "kid_real")]
+    rows = [[name, *(number(float(column[k])) for column in values)] for k, name in enumerate(names)]
+    columns = ["features", "FID", "FID of real images", "KID", "KID of real images"]
+    return Table(columns, rows, f"Distances to {count(fidelity.sizes['control'])} real images; lower is nearer")
+
+
+def _values(samples: xr.Dataset, drawn: xr.Dataset) -> Table:
+    """Each value: how often it is seen where it was asked for, and where nothing was."""
+    judge = drawn.sel(eye="judge")
+    names = strings(samples["value_name"]) if "value_name" in samples else None
+    rows = []
+    for k, attribute in enumerate(labels(drawn, "attribute")):
+        for value in range(drawn.sizes["value"]):
+            name = str(names[k, value]) if names is not None else str(value)
+            free = float(judge["free"].values[k, value])
+            asked = int(judge["value_asked"].values[k, value])
+            if not name or not (asked or free):
+                continue
+            share = float(judge["value_share"].values[k, value])
+            rows.append(
+                [f"{words(attribute)} {name}", counted(share, asked) if asked else "not asked for", percent(free)]
+            )
+    unasked = count(int(drawn.attrs["unasked"]))
+    return Table(["value", "seen where asked for", "seen unasked"], rows, f"By the judge; unasked in {unasked} samples")
+
+
+def _notes(drawn: xr.Dataset) -> list[str]:
+    """How much of the data's variety is drawn unasked."""
+    return [
+        f"Unasked, {count(int(drawn.combinations_drawn))} different combinations of shape, colour and background are "
+        f"drawn; of those of the training images {percent(float(drawn.recall))}, where as many real images have "
+        f"{percent(float(drawn.expected))}."
+    ]
+
+
+SECTIONS: tuple[Section, ...] = (
+    Section(
+        "generative",
+        "Models that draw",
+        "Whether what a caption asks for is seen in what is drawn: by a judge trained for judging only, and by "
+        "a CLIP. Point at a sample to read what the judge sees.",
+        ("samples/{prior}", "drawn/{prior}", "fidelity/{prior}"),
+        drawings,
+        tiles=tiles,
+        headline=headline,
+    ),
+)
