@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from optogram.data.pools import zeroshot_prompts
 from optogram.methods.generative.truth import headline, truth
 from optogram.models.judging.judge import load_judge
 from optogram.models.loading.clip_folders import encode_images, load_clip
+from optogram.models.text_embeddings import embed_zeroshot
 from optogram.pipeline.stage import Input, Stage
 from stages.doorway import Doorway, run, through
 
@@ -18,7 +20,6 @@ STAGE = Stage(
         Input("samples", "samples/{model}"),
         Input("judge", "judges/{model.judge}"),
         Input("clip", "models/{model.clip}"),
-        Input("zeroshot", "embeddings/{model.clip}/zeroshot"),
         Input("images", "images/eval"),
         Input("trained", "images/{model.split}"),
     ),
@@ -32,7 +33,7 @@ STAGE = Stage(
 @through(STAGE)
 def main(door: Doorway) -> None:
     """Write drawn/<model>."""
-    samples, images, zeroshot = (door.open(name).load() for name in ("samples", "images", "zeroshot"))
+    samples, images = (door.open(name).load() for name in ("samples", "images"))
     # requests are for one object
     one = images["label"].sel(attribute="count") == 0 if "count" in images["attribute"] else None
     real = images if one is None else images.isel(image=np.flatnonzero(one))
@@ -42,7 +43,7 @@ def main(door: Doorway) -> None:
         real,
         door.open("trained"),
         judge=load_judge(door.folder("judge"), device=door.params.device),
-        zeroshot=zeroshot,
+        zeroshot=embed_zeroshot(clip, zeroshot_prompts(real)),
         embedding=encode_images(clip, samples["pixels"].values).numpy(),
         real_embedding=encode_images(clip, real["pixels"].values).numpy(),
     )

@@ -241,6 +241,8 @@ def _diffusions(params: "optogram.params.root.Params") -> Iterator[str]:
 def _samples(params: "optogram.params.root.Params") -> Iterator[str]:
     """What is drawn with, and who looks at it, has been made."""
     models = {name: [*getattr(params, name).models] for name in (SAMPLES, IMAGES, JUDGES)}
+    for kind in KINDS:
+        models[kind] = [name for word in ("train", "load") for name in getattr(params, f"{word}_{kind}").models]
     for section, sources in ((SAMPLES, (PRIORS, "load_diffusion")), (IMAGES, (GANS, "load_generator"))):
         known, of = [name for one in sources for name in getattr(params, one).models], ".models and ".join(sources)
         for name in models[section]:
@@ -252,12 +254,13 @@ def _samples(params: "optogram.params.root.Params") -> Iterator[str]:
             at = f"{section}.models.{name}"
             if name not in drawn:
                 yield f"{section}.models names {name!r}, but sample.models and generate.models have {drawn}"
-            if eyes.clip not in params.clips:
-                yield f"{at}.clip = {eyes.clip!r}, but clips has {params.clips}"
+            if eyes.clip not in models["clip"]:
+                yield f"{at}.clip = {eyes.clip!r}, but train_clip.models and load_clip.models have {models['clip']}"
             if section == "drawn" and eyes.judge not in models[JUDGES]:
                 yield f"{at}.judge = {eyes.judge!r}, but train_judge.models has {models[JUDGES]}"
-            if section == "fidelity" and eyes.classifier not in params.classifiers:
-                yield f"{at}.classifier = {eyes.classifier!r}, but classifiers has {params.classifiers}"
+            if section == "fidelity" and eyes.classifier not in models["classifier"]:
+                known = models["classifier"]
+                yield f"{at}.classifier = {eyes.classifier!r}, but train_classifier and load_classifier have {known}"
 
 
 def _pools(params: "optogram.params.root.Params") -> Iterator[str]:

@@ -51,4 +51,4 @@ class JudgeModel(Section):
 class TrainJudge(Section):
     """Judges: networks trained on images/<split> for judging pictures of scenes only."""
 
-    models: dict[Name, JudgeModel] = Field(default={}, description="name -> widths and schedule")
+    models: dict[Name, JudgeModel] = Field(default={"judge": JudgeModel()}, description="name -> widths and schedule")

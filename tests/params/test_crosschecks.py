@@ -111,7 +111,22 @@ def test_plain_names_of_any_script_are_names(name):
         (["texts.files.mine=s3:a.txt"], "begins as an address does. Write ./s3:a.txt"),
         (["classifiers=[a, b]"], "classifiers names 'b'"),
         (["train_gan.models={a: {split: nowhere}}"], "split 'nowhere' is used"),
-        (["train_judge.models={a: {split: single}}"], "split 'single' is used"),
+        (
+            ["generate.models={a: {}}"],
+            "generate.models names 'a', but train_gan.models and load_generator.models have []",
+        ),
+        (
+            ["train_gan.models={prior: {}}", "generate.models={prior: {}}"],
+            "'prior' is both in sample.models and in generate.models; names must differ",
+        ),
+        (
+            ["drawn.models={a: {judge: judge}}"],
+            "drawn.models names 'a', but sample.models and generate.models have ['pri",
+        ),
+        (["drawn.models={prior: {judge: b}}"], "drawn.models.prior.judge = 'b', but train_judge.models has ['judge']"),
+        (["drawn.models={prior: {judge: judge, clip: b}}"], "drawn.models.prior.clip = 'b', but train_clip.models and"),
+        (["drawn.models={prior: {judge: judge, split: b}}"], "split 'b' is used"),
+        (["fidelity.models={prior: {classifier: b}}"], "fidelity.models.prior.classifier = 'b', but train_classifier"),
         (
             ["train_gan.models={a: {widths: [8, 4]}}"],
             "a.widths are 2, of images of 8, but the side of a scene is 64",

@@ -125,9 +125,9 @@ def class_accuracy(
     ours, theirs = (np.bincount(each, minlength=classes) / max(total, 1) for each in (predicted, asked))
     numbers = (hits / max(total, 1), float(low), float(high), float(ours @ theirs))
     names = ("class_accuracy", "class_accuracy_low", "class_accuracy_high", "class_chance")
-    return xr.Dataset({name: value if total else np.nan for name, value in zip(names, numbers, strict=True)}).assign(
-        class_asked=total
-    )
+    missing = {"missing": "nothing was asked for that the classifier tells apart"}
+    told = {name: ((), value if total else np.nan, missing) for name, value in zip(names, numbers, strict=True)}
+    return xr.Dataset({**told, "class_asked": total})
 
 
 def _asked(samples: xr.Dataset, classifier: Classifier) -> Int64[np.ndarray, " image"]:
