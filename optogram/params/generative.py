@@ -65,7 +65,7 @@ class DiffusionTraining(Section):
     split: str = "single"
     clip: Name = Field(default="demo", description="whose text tower reads the captions")
     codec: PatchCodec = PatchCodec()
-    steps: PositiveInt = Field(default=7500, description="each of `batch` images")
+    steps: PositiveInt = Field(default=5000, description="each of `batch` images")
     batch: Annotated[int, Field(ge=2)] = 64
     learning_rate: float = Field(default=1e-3, gt=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)

@@ -39,6 +39,20 @@ def test_patches_are_the_principal_components(pixels):
     assert np.allclose(found.var(0), 1, atol=1e-3)
 
 
+@pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])
+def test_whitening_says_how_much_larger_the_first_components_are(pixels, whitening):
+    codec = fit_patches(pixels, factor=4, channels=10, whitening=whitening)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    latents = codec.encode(images)
+    variance = latents.movedim(1, 0).flatten(1).var(1, correction=0)
+    assert float(variance.mean()) == pytest.approx(1, rel=1e-4)
+    plain = fit_patches(pixels, factor=4, channels=10, whitening=0).encode(images).movedim(1, 0).flatten(1)
+    share = plain.var(1, correction=0) ** (1 - whitening)
+    torch.testing.assert_close(variance, share / share.mean(), rtol=1e-3, atol=1e-5)
+    whole = fit_patches(pixels, factor=4, channels=10).decode(fit_patches(pixels, factor=4, channels=10).encode(images))
+    torch.testing.assert_close(codec.decode(latents), whole, rtol=1e-4, atol=1e-5)
+
+
 def test_all_components_invert_exactly_and_fewer_by_least_squares(pixels):
     images = in_unit_range(pixels)
     errors = []

@@ -34,23 +34,30 @@ class Killed(Exception):
     pass
 
 
-def test_two_runs_and_a_resumed_one_give_the_same_bytes(images, tmp_path):
-    first, history = train(images)
-    assert weights(first) == weights(train(images)[0])
-    assert weights(first) != weights(train(images, replace(OPTIONS, seed=4))[0])
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, bfloat16=True)], ids=["float32", "bfloat16"])
+def test_two_runs_and_a_resumed_one_give_the_same_bytes(images, options, tmp_path):
+    first, history = train(images, options)
+    assert weights(first) == weights(train(images, options)[0])
+    assert weights(first) != weights(train(images, replace(options, seed=4))[0])
     for cut in (1, 4, 6):
 
         def stop(done, total, loss, cut=cut):
-            if done == cut * OPTIONS.batch:
+            if done == cut * options.batch:
                 raise Killed
 
         scratch = tmp_path / str(cut)
         scratch.mkdir()
         with pytest.raises(Killed):
-            train(images, scratch=scratch, save_seconds=0, progress=stop)
-        again, theirs = train(images, scratch=scratch)
+            train(images, options, scratch=scratch, save_seconds=0, progress=stop)
+        again, theirs = train(images, options, scratch=scratch)
         assert weights(again) == weights(first)
         assert theirs.losses == history.losses
+
+
+def test_products_in_bfloat16_are_near_those_in_float32(images):
+    exact, rounded = (train(images, replace(OPTIONS, bfloat16=half))[1].losses["velocity"] for half in (False, True))
+    assert exact != rounded
+    np.testing.assert_allclose(exact, rounded, rtol=0.02)
 
 
 def test_figures_are_measured_on_the_average_as_it_is(images):
