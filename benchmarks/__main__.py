@@ -26,6 +26,7 @@ SUBJECTS = (
     "sparse",
     "sort_matching",
     "sampling",
+    "diffusion_training",
     "store",
     "dask",
     "runs",

@@ -1,6 +1,6 @@
 """How well a judge judges scenes that it has not seen, damaged ones, and what is none: `python -m benchmarks.judge`.
 
-`python -m benchmarks.judge FOLDER COUNT` takes another judge than artifacts/judges/demo, and so many scenes.
+`python -m benchmarks.judge FOLDER COUNT` takes another judge than artifacts/judges/judge, and so many scenes.
 """
 
 import sys
@@ -23,7 +23,7 @@ SEED = 11
 """Training scenes have 0."""
 
 
-def main(folder: str = "artifacts/judges/demo", count: int = 2000) -> None:
+def main(folder: str = "artifacts/judges/judge", count: int = 2000) -> None:
     """Print shares of right values, of right counts, and overlaps; then what is seen where there is no object."""
     judge = load_judge(folder, "cpu")
     names = list(judge.attributes)
@@ -91,4 +91,4 @@ def _pixels(images: torch.Tensor) -> UInt8[np.ndarray, "image y x rgb"]:
 
 if __name__ == "__main__":
     arguments = dict(zip(("folder", "count"), sys.argv[1:], strict=False))
-    main(arguments.get("folder", "artifacts/judges/demo"), int(arguments.get("count", 2000)))
+    main(arguments.get("folder", "artifacts/judges/judge"), int(arguments.get("count", 2000)))
