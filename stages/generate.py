@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 
 from optogram.models.generative.generators import load_generator
+from optogram.models.generative.sampling import to_pixels
 from optogram.models.training.curves import read_curves
 from optogram.params.generative import Generate
 from optogram.pipeline.stage import Input, Stage
@@ -36,7 +37,7 @@ def main(door: Doorway) -> None:
     def draw(start: int, stop: int) -> xr.Dataset:
         """A shard."""
         images = generator.images(generator.latents(seeds[start:stop].tolist()))
-        pixels = (images.detach().cpu().permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+        pixels = to_pixels(images, door.args.model)
         ids = np.array([f"{door.args.model}/{k:06d}" for k in range(start, stop)])
         made = {"pixels": (("image", "y", "x", "rgb"), pixels), "seed": ("image", seeds[start:stop])}
         return xr.Dataset(made, {"image": ids}).merge(curves)

@@ -5,7 +5,7 @@ import xarray as xr
 
 from optogram.data.requests import class_requests, scene_requests, without_captions
 from optogram.models.generative.diffusion_folders import load_diffusion
-from optogram.models.generative.sampling import sample
+from optogram.models.generative.sampling import sample, to_pixels
 from optogram.models.training.curves import read_curves
 from optogram.params.generative import Sample, Sampling
 from optogram.pipeline.stage import Input, Stage
@@ -32,7 +32,7 @@ def main(door: Doorway) -> None:
     asked = requests(door, drawing)
     folder = door.folder("diffusion")
     diffusion, curves = load_diffusion(str(folder), device=door.params.device), read_curves(folder)
-    # an image's seed is a number of its own, so that drawing more of them changes none
+    # an image's noise follows from a seed of its own
     first = np.random.SeedSequence(door.params.seed).generate_state(1, np.uint32)[0]
     seeds = int(first) + np.arange(asked.sizes["image"])
 
@@ -40,18 +40,23 @@ def main(door: Doorway) -> None:
         """A shard: what is asked for, and what was drawn."""
         states = diffusion.states([str(prompt) for prompt in asked["prompt"].values[start:stop]])
         drawn = sample(diffusion, states, seeds=seeds[start:stop].tolist(), steps=drawing.steps, scale=drawing.scale)
-        pixels = (drawn.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+        return row(start, stop, to_pixels(drawn, door.args.model))
+
+    def row(start: int, stop: int, pixels: np.ndarray) -> xr.Dataset:
+        """What a shard holds."""
         made = {"pixels": (("image", "y", "x", "rgb"), pixels), "seed": ("image", seeds[start:stop])}
         ids = np.array([f"{door.args.model}/{k:06d}" for k in range(start, stop)])
         return asked.isel(image=slice(start, stop)).assign(made).assign_coords(image=ids).merge(curves)
 
-    door.write_shards(draw, f"Samples of {door.args.model}", total=len(seeds), shard=drawing.shard)
+    # one image would take as long as a batch
+    sample_row = row(0, 1, np.zeros((1, *diffusion.size, 3), np.uint8))
+    door.write_shards(draw, f"Samples of {door.args.model}", total=len(seeds), shard=drawing.shard, sample=sample_row)
 
 
 def requests(door: Doorway, drawing: Sampling) -> xr.Dataset:
     """The user's own prompts, or captions of all that scenes can hold, or of the classes of photographs; then none."""
     if drawing.prompts:
-        return xr.Dataset({"prompt": ("image", np.array(drawing.prompts))})
+        return xr.Dataset({"prompt": ("image", np.array([*drawing.prompts, *[""] * drawing.unconditional]))})
     images, seed = door.open("images"), door.params.seed
     known = "held_out" in images
     asked = scene_requests(drawing.count, seed=seed) if known else class_requests(images, drawing.count, seed=seed)

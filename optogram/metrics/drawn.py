@@ -63,9 +63,9 @@ def drawn(
     whole = np.array([(named & rows & (hit | ~wanted).all(1)).sum() for rows in groups])
     each = values[:, :, None] == np.arange(names.shape[1])
     variables = {
-        **_shares("share", hits, count, ("combination", "attribute")),
-        **_shares("whole", whole, wholes, ("combination",)),
-        **_shares("value_share", (each & hit[:, :, None]).sum(0), each.sum(0), ("attribute", "value")),
+        **shares_of("share", hits, count, ("combination", "attribute")),
+        **shares_of("whole", whole, wholes, ("combination",)),
+        **shares_of("value_share", (each & hit[:, :, None]).sum(0), each.sum(0), ("attribute", "value")),
         "asked": (("combination", "attribute"), count),
         "wholes": (("combination",), wholes),
         "value_asked": (("attribute", "value"), each.sum(0)),
@@ -90,7 +90,7 @@ def value_shares(seen: xr.DataArray, value_name: xr.DataArray) -> xr.Dataset:
     names = value_name.transpose("attribute", "value").values.astype(str)
     _check_values(labels, names, seen)
     count = (labels[:, :, None] == np.arange(names.shape[1])).sum(0)
-    found = _shares("share", count, np.full(count.shape, len(labels)), ("attribute", "value"))
+    found = shares_of("share", count, np.full(count.shape, len(labels)), ("attribute", "value"))
     named = {"share": found["share"], "low": found["share_low"], "high": found["share_high"]}
     return xr.Dataset(named, {"attribute": seen["attribute"].values.astype(str)})
 
@@ -130,15 +130,15 @@ def combination_recall(seen: xr.DataArray, data: xr.DataArray, attributes: Seque
     expected = float(np.mean(1 - (1 - count / count.sum()) ** samples))
     found = {"recall": occurs.mean(), "expected": expected, "combinations": len(kinds), "drawn": len(drawn_kinds)}
     variables = {name: ((), value) for name, value in {**found, "samples": samples}.items()}
-    variables |= _shares("covered", np.array(count[occurs].sum()), np.array(count.sum()), ())
-    variables |= _shares("known", np.array(known), np.array(samples), ())
+    variables |= shares_of("covered", np.array(count[occurs].sum()), np.array(count.sum()), ())
+    variables |= shares_of("known", np.array(known), np.array(samples), ())
     return xr.Dataset(variables, attrs={"attributes": list(attributes), "images": images})
 
 
-def _shares(
+def shares_of(
     name: str, hits: Int[np.ndarray, "..."], total: Int[np.ndarray, "..."], dims: tuple[str, ...]
 ) -> dict[str, tuple[Any, ...]]:
-    """Variables `name`, `name_low`, `name_high`; NaN where the total is 0."""
+    """Variables `name`, `name_low`, `name_high`: hits / total and Wilson's interval; NaN where the total is 0."""
     low, high = share(hits, total)
     value = np.divide(hits, total, out=np.full(np.shape(hits), np.nan), where=np.asarray(total) > 0)
     ends = {"": value, "_low": np.where(np.isnan(value), np.nan, low), "_high": np.where(np.isnan(value), np.nan, high)}

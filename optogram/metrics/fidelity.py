@@ -14,7 +14,7 @@ ROWS = 512
 def kernel_distance(ours: Float[np.ndarray, "own channel"], theirs: Float[np.ndarray, "other channel"]) -> float:
     """KID (Binkowski et al. 2018, section 4): the unbiased squared MMD with the kernel (x . y / channels + 1) ** 3.
 
-    Unlike the Fréchet distance it expects no more with few images than with many, and may fall below 0.
+    Unlike the Fréchet distance, its expectation does not depend on the number of images; it may fall below 0.
 
     Raises ShapeError if the two differ in channels, DataError for fewer than two images or features not finite.
 

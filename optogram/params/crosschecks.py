@@ -15,13 +15,14 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 SCHEME = re.compile(r"(azure|dvc|gdrive|gs|hdfs|https?|memory|oss|remote|s3|ssh|webdavs?|webhdfs):")
 KINDS = ("clip", "classifier")
 # of a family, whose sections the type of the params does not have
-GANS, PRIORS, SAMPLES, IMAGES, JUDGES = "train_gan", "train_diffusion", "sample", "generate", "train_judge"
+GANS, PRIORS, SAMPLES, GENERATED, JUDGES = "train_gan", "train_diffusion", "sample", "generate", "train_judge"
+LOADED = "load_diffusion"
 # sections whose models lie in one folder of artifacts
 TOGETHER = (
     ("train_clip", "load_clip", "train_classifier", "load_classifier"),
     (GANS, "load_generator"),
-    (PRIORS, "load_diffusion"),
-    (SAMPLES, IMAGES),
+    (PRIORS, LOADED),
+    (SAMPLES, GENERATED),
 )
 
 
@@ -40,7 +41,7 @@ def problems(params: "optogram.params.root.Params") -> Iterator[str]:
     # a name that is not there would give errors of its own in all later checks
     yield from (found := [*_models(params), *_lists(params), *_splits(params), *_sources(params)])
     if not found:
-        yield from (*_trained(params), *_drawn(params), *_diffusions(params), *_samples(params), *_pools(params))
+        yield from (*_trained(params), *_gans(params), *_diffusions(params), *_samples(params), *_pools(params))
 
 
 def missing_files(params: "optogram.params.root.Params") -> Iterator[str]:
@@ -50,6 +51,8 @@ def missing_files(params: "optogram.params.root.Params") -> Iterator[str]:
     for section in ("load_clip", "load_classifier", "load_generator"):
         models = getattr(params, section).models
         named |= {f"{section}.models.{name}.checkpoint": source.checkpoint for name, source in models.items()}
+    priors = getattr(params, LOADED).models
+    named |= {f"load_diffusion.models.{name}.path": source.path for name, source in priors.items()}
     for key, path in named.items():
         if path is not None and not exists(path):
             yield f"{key} = {path!r}, but there is no such file or folder{_why(path)}"
@@ -206,7 +209,7 @@ def _side(params: "optogram.params.root.Params") -> int:
     return params.photos.size if params.photos.splits else 64
 
 
-def _drawn(params: "optogram.params.root.Params") -> Iterator[str]:
+def _gans(params: "optogram.params.root.Params") -> Iterator[str]:
     """GANs draw images of one size, which is that of the images they are trained on."""
     side = _side(params)
     for name, training in getattr(params, GANS).models.items():
@@ -219,7 +222,7 @@ def _drawn(params: "optogram.params.root.Params") -> Iterator[str]:
 
 
 def _diffusions(params: "optogram.params.root.Params") -> Iterator[str]:
-    """The parts of diffusion models fit each other and the images, and what is drawn with has been made."""
+    """The parts of diffusion models fit each other and the images."""
     side, clips = _side(params), [*params.train_clip.models, *params.load_clip.models]
     for name, training in getattr(params, PRIORS).models.items():
         model, codec = f"train_diffusion.models.{name}", training.codec
@@ -240,20 +243,27 @@ def _diffusions(params: "optogram.params.root.Params") -> Iterator[str]:
 
 def _samples(params: "optogram.params.root.Params") -> Iterator[str]:
     """What is drawn with, and who looks at it, has been made."""
-    models = {name: [*getattr(params, name).models] for name in (SAMPLES, IMAGES, JUDGES)}
+    models = {name: [*getattr(params, name).models] for name in (SAMPLES, GENERATED, JUDGES)}
     for kind in KINDS:
         models[kind] = [name for word in ("train", "load") for name in getattr(params, f"{word}_{kind}").models]
-    for section, sources in ((SAMPLES, (PRIORS, "load_diffusion")), (IMAGES, (GANS, "load_generator"))):
+    for section, sources in ((SAMPLES, (PRIORS, LOADED)), (GENERATED, (GANS, "load_generator"))):
         known, of = [name for one in sources for name in getattr(params, one).models], ".models and ".join(sources)
         for name in models[section]:
             if name not in known:
                 yield f"{section}.models names {name!r}, but {of}.models have {known}"
-    drawn = models[SAMPLES] + models[IMAGES]
+    drawn = models[SAMPLES] + models[GENERATED]
+    trained = {name: of.split for section in (GANS, PRIORS) for name, of in getattr(params, section).models.items()}
+    for name, training in getattr(params, JUDGES).models.items():
+        if training.warmup > training.steps:
+            at = f"train_judge.models.{name}"
+            yield f"{at}.warmup = {training.warmup} is above its steps = {training.steps}; lower it"
     for section in ("drawn", "fidelity"):
         for name, eyes in getattr(params, section).models.items():
             at = f"{section}.models.{name}"
             if name not in drawn:
                 yield f"{section}.models names {name!r}, but sample.models and generate.models have {drawn}"
+            if name in trained and eyes.split != trained[name]:
+                yield f"{at}.split = {eyes.split!r}, but {name} is trained on {trained[name]!r}; name the same"
             if eyes.clip not in models["clip"]:
                 yield f"{at}.clip = {eyes.clip!r}, but train_clip.models and load_clip.models have {models['clip']}"
             if section == "drawn" and eyes.judge not in models[JUDGES]:

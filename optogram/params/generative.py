@@ -65,7 +65,7 @@ class DiffusionTraining(Section):
     split: str = "single"
     clip: Name = Field(default="demo", description="whose text tower reads the captions")
     codec: PatchCodec = PatchCodec()
-    steps: PositiveInt = Field(default=5000, description="each of `batch` images")
+    steps: PositiveInt = Field(default=4500, description="each of `batch` images")
     batch: Annotated[int, Field(ge=2)] = 64
     learning_rate: float = Field(default=1e-3, gt=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -84,9 +84,7 @@ class DiffusionTraining(Section):
 class TrainDiffusion(Section):
     """Diffusion models trained on images/<split> and their captions."""
 
-    models: dict[Name, DiffusionTraining] = Field(
-        default={"prior": DiffusionTraining(bfloat16=True)}, description="name -> architecture and schedule"
-    )
+    models: dict[Name, DiffusionTraining] = Field(default={}, description="name -> architecture and schedule")
 
 
 class DiffusionSource(Section):
@@ -117,9 +115,7 @@ class Sampling(Section):
 class Sample(Section):
     """Images drawn with diffusion models, trained or loaded."""
 
-    models: dict[Name, Sampling] = Field(
-        default={"prior": Sampling(unconditional=100)}, description="name of a diffusion model -> what is drawn with it"
-    )
+    models: dict[Name, Sampling] = Field(default={}, description="name of a diffusion model -> what is drawn with it")
 
 
 class Generating(Section):
@@ -146,9 +142,7 @@ class Seeing(Section):
 class Drawn(Section):
     """Whether what was asked for is seen in samples of scenes."""
 
-    models: dict[Name, Seeing] = Field(
-        default={"prior": Seeing(judge="judge")}, description="name of a model in sample or generate -> who looks"
-    )
+    models: dict[Name, Seeing] = Field(default={}, description="name of a model in sample or generate -> who looks")
 
 
 class Comparing(Section):
@@ -162,9 +156,7 @@ class Comparing(Section):
 class Fidelity(Section):
     """How far samples are from real images, and whether they are copies."""
 
-    models: dict[Name, Comparing] = Field(
-        default={"prior": Comparing()}, description="name of a model in sample or generate -> with what"
-    )
+    models: dict[Name, Comparing] = Field(default={}, description="name of a model in sample or generate -> with what")
 
 
 SECTIONS = {

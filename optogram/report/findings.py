@@ -24,6 +24,8 @@ UNSHOWN = {
     "vital": ("layer_loss",),
 }
 """Large variables of findings that no page shows, by the first part of their kind."""
+LAZY = ("embeddings", "samples")
+"""Kinds of which a page shows a few rows of many."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _read(parts: Datasets) -> Datasets:
 
     def shown(kind: str, part: xr.Dataset) -> xr.Dataset:
         first = kind.split("/")[0]
-        return part if first == "embeddings" else part.drop_vars(UNSHOWN.get(first, ()), errors="ignore").compute()
+        return part if first in LAZY else part.drop_vars(UNSHOWN.get(first, ()), errors="ignore").compute()
 
     return {kind: shown(kind, part) for kind, part in parts.items()}
 

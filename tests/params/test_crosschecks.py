@@ -80,6 +80,9 @@ def test_plain_names_of_any_script_are_names(name):
     assert name in profile_params("demo", [f"texts.files.{name}=a.txt"]).texts.names
 
 
+PRIOR = ("train_diffusion.models={prior: {split: train}}", "sample.models={prior: {}}")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -116,17 +119,31 @@ def test_plain_names_of_any_script_are_names(name):
             "generate.models names 'a', but train_gan.models and load_generator.models have []",
         ),
         (
-            ["train_gan.models={prior: {}}", "generate.models={prior: {}}"],
+            [*PRIOR, "train_gan.models={prior: {}}", "generate.models={prior: {}}"],
             "'prior' is both in sample.models and in generate.models; names must differ",
         ),
         (
-            ["drawn.models={a: {judge: judge}}"],
-            "drawn.models names 'a', but sample.models and generate.models have ['pri",
+            ["drawn.models={a: {judge: judge, split: train}}"],
+            "drawn.models names 'a', but sample.models and generate.models have []",
         ),
-        (["drawn.models={prior: {judge: b}}"], "drawn.models.prior.judge = 'b', but train_judge.models has ['judge']"),
-        (["drawn.models={prior: {judge: judge, clip: b}}"], "drawn.models.prior.clip = 'b', but train_clip.models and"),
-        (["drawn.models={prior: {judge: judge, split: b}}"], "split 'b' is used"),
-        (["fidelity.models={prior: {classifier: b}}"], "fidelity.models.prior.classifier = 'b', but train_classifier"),
+        (
+            [*PRIOR, "drawn.models={prior: {judge: b, split: train}}"],
+            "drawn.models.prior.judge = 'b', but train_judge.models has ['judge']",
+        ),
+        (
+            [*PRIOR, "drawn.models={prior: {judge: judge, clip: b, split: train}}"],
+            "drawn.models.prior.clip = 'b', but train_clip.models and",
+        ),
+        (
+            [*PRIOR, "drawn.models={prior: {judge: judge, split: train_biased}}"],
+            "drawn.models.prior.split = 'train_biased', but prior is trained on 'train'; name the same",
+        ),
+        ([*PRIOR, "drawn.models={prior: {judge: judge, split: b}}"], "split 'b' is used"),
+        (
+            [*PRIOR, "fidelity.models={prior: {classifier: b, split: train}}"],
+            "fidelity.models.prior.classifier = 'b', but train_classifier",
+        ),
+        (["train_judge.models.judge.steps=9"], "train_judge.models.judge.warmup = 100 is above its steps = 9"),
         (
             ["train_gan.models={a: {widths: [8, 4]}}"],
             "a.widths are 2, of images of 8, but the side of a scene is 64",

@@ -4,17 +4,15 @@ A judge was trained for judging only, and no method is steered by it. A CLIP kno
 methods are steered by. What both see is there.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Bool, Float, Int16
+from jaxtyping import Bool, Float, Int64
 
 from optogram.errors import DataError, ShapeError
-from optogram.metrics.drawn import combination_recall, drawn, value_shares
+from optogram.metrics.drawn import combination_recall, drawn, shares_of, value_shares
 from optogram.metrics.headline import Headline
-from optogram.metrics.intervals import share
 from optogram.models.judging.judge import Judge
 
 EYES = ("judge", "clip")
@@ -34,18 +32,19 @@ def truth(
 ) -> xr.Dataset:
     """What is seen in each sample, how often it is what was asked for, and how much of the data's variety is drawn.
 
-    samples: a samples/<model> artifact of scenes. Those that were asked for nothing tell what the model draws unasked;
-        where there are none all are taken for that.
+    samples: a samples/<model> artifact of scenes. Those with the prompt "", and all of a generator, were asked for
+        nothing, and tell what the model draws unasked.
     real: an images artifact of scenes that no model was trained on, in which the eyes are tried. trained: that which
         the drawing model was trained on; `held_out` is read from the samples.
     zeroshot: embeddings/<clip>/zeroshot; embedding, real_embedding: that CLIP's unit embeddings of samples and `real`.
 
     Returns, over `eye` (judge, clip): `seen` (eye, image, attribute), the index of the value that is seen, -1 for
     none; all that `optogram.metrics.drawn.drawn` gives, with the dimension `eye` first; `real_share` (eye, attribute)
-    with its interval: how often the eyes are right on real images. `free` is of what was asked for nothing.
-    Of the judge alone: `found` (image), an object is seen; `found_share`, its interval, and `real_found`; `recall`,
-    `expected`, `covered`, `known`, `combinations`, `combinations_drawn` as `combination_recall` has them of shape,
-    colour and background.
+    with its interval: how often the eyes are right on real images; `value_name` (attribute, value). `free` is of what
+    was asked for nothing, NaN where there is none.
+    Of the judge alone: `found` (image), an object is seen; `found_share`, its interval, and `real_found`; and of what
+    was asked for nothing `recall`, `expected`, `covered`, `known`, `combinations`, `combinations_drawn` as
+    `combination_recall` has them of shape, colour and background, NaN and 0 where there is none.
 
     Raises DataError if the judge or the CLIP does not know the values of the images.
     """
@@ -56,39 +55,43 @@ def truth(
     looks = judge.parse(real["pixels"].values)
     seen = {"judge": _indexed(parsed, names, values), "clip": _named(zeroshot, embedding, names, values)}
     known = {"judge": _indexed(looks, names, values), "clip": _named(zeroshot, real_embedding, names, values)}
-    unasked = np.asarray((asked.values < 0).all(1))
-    unasked = unasked if unasked.any() else np.full(len(unasked), True)
+    unasked = _unasked(samples)
     parts = [_by_eye(seen[eye], asked, real["value_name"], held_out, unasked) for eye in EYES]
     found = xr.concat(parts, "eye").assign_coords(eye=list(EYES))
-    found = found.assign(_shares("real_share", *_right(known, real)))
     there = parsed["found"].values
-    total = np.array(len(there))
-    data = trained["label"].assign_coords(attribute=names)
-    recalled = combination_recall(seen["judge"][unasked], data, COMBINED)
-    recalled = recalled.rename(drawn="combinations_drawn").drop_vars("samples")
     return (
-        found.merge(recalled)
-        .assign(found=("image", there), **_shares("found_share", np.array(there.sum()), total, ()))
-        .assign(real_found=looks["found"].values.mean())
-        .assign_attrs(samples=int(total), unasked=int(unasked.sum()), real=real.sizes["image"])
+        found.merge(_variety(seen["judge"][unasked], trained["label"]))
+        .assign(shares_of("real_share", *_right(known, real), ("eye", "attribute")))
+        .assign(shares_of("found_share", np.array(there.sum()), np.array(len(there)), ()))
+        .assign(found=("image", there), real_found=looks["found"].values.mean(), value_name=real["value_name"])
+        .assign_attrs(samples=len(there), unasked=int(unasked.sum()), real=real.sizes["image"])
     )
+
+
+def least(found: xr.Dataset) -> tuple[str, str] | None:
+    """The attribute that is met least, and the eye that says so; None where nothing was asked for.
+
+    Attributes of which one value only was asked for are left out: their share is what chance gives.
+    """
+    several = (found["value_asked"] > 0).sum("value") > 1
+    shares = found["share"].sel(combination="all").where(several).transpose("eye", "attribute")
+    if not bool(np.isfinite(shares).any()):
+        return None
+    eye, attribute = np.unravel_index(int(np.nanargmin(shares.values)), shares.shape)
+    return str(shares["attribute"].values[attribute]), str(shares["eye"].values[eye])
 
 
 def headline(found: xr.Dataset) -> Headline:
     """The attribute that is met least, by the judge or the CLIP; of what was asked for nothing, where objects are."""
-    shares = found["share"].sel(combination="all")
-    if not bool(np.isfinite(shares).any()):
-        measure = "share of samples in which the judge sees an object"
-        return Headline(
-            measure, float(found.found_share), found.attrs["samples"], "real images", float(found.real_found)
-        )
-    worst = shares.where(shares == shares.min(), drop=True)
-    eye, attribute = str(worst["eye"].values[0]), str(worst["attribute"].values[0])
-    chance = found["chance"].sel(combination="all", eye=eye, attribute=attribute)
-    real = found["real_share"].sel(eye=eye, attribute=attribute)
-    asked = found["asked"].sel(combination="all", eye=eye, attribute=attribute)
+    place = least(found)
+    if place is None:
+        measure, share = "share of samples in which the judge sees an object", float(found.found_share)
+        return Headline(measure, share, found.attrs["samples"], "real images", float(found.real_found))
+    attribute, eye = place
+    here = found.sel(attribute=attribute, eye=eye, combination="all")
     measure = f"share of samples with the {attribute} asked for (the least), by the {eye}"
-    return Headline(measure, float(shares.min()), int(asked), "requests shuffled", float(chance), float(real))
+    numbers = (float(here[name]) for name in ("chance", "real_share"))
+    return Headline(measure, float(here.share), int(here.asked), "requests shuffled", *numbers)
 
 
 def _names(images: xr.Dataset) -> tuple[list[str], list[list[str]]]:
@@ -104,9 +107,40 @@ def _asked(samples: xr.Dataset, real: xr.Dataset) -> xr.DataArray:
     if "label" not in samples:
         nothing = np.full((samples.sizes["image"], len(names)), -1, np.int16)
         return xr.DataArray(nothing, {"attribute": names}, ("image", "attribute"))
-    if not np.array_equal(samples["value_name"].values, real["value_name"].values):
-        raise DataError("samples and real images do not have the same values. Take the images that were asked for.")
-    return samples["label"].assign_coords(attribute=names)
+    ours, theirs = (dict(zip(*_names(images), strict=True)) for images in (samples, real))
+    if ours != theirs:
+        raise DataError(
+            f"samples were asked for {_differing(ours, theirs)} of the real images. Take the images that they were "
+            "asked for."
+        )
+    return samples["label"]
+
+
+def _unasked(samples: xr.Dataset) -> Bool[np.ndarray, " image"]:
+    """Which samples were asked for nothing."""
+    if "prompt" not in samples:
+        return np.full(samples.sizes["image"], True)
+    return samples["prompt"].values.astype(str) == ""
+
+
+def _differing(ours: Mapping[str, Sequence[str]], theirs: Mapping[str, Sequence[str]]) -> str:
+    """The first attribute in which two sets of values differ, with both."""
+    name = next(name for name in (*ours, *theirs) if ours.get(name) != theirs.get(name))
+    mine, other = (", ".join(of[name]) if name in of else "no value" for of in (ours, theirs))
+    return f"{name} ({mine}), which is not that ({other})"
+
+
+def _variety(seen: xr.DataArray, trained: xr.DataArray) -> xr.Dataset:
+    """How much of the training images' variety is drawn unasked."""
+    found = combination_recall(seen, trained, COMBINED).rename(drawn="combinations_drawn").drop_vars("samples")
+    if not len(seen):
+        for name in (
+            "recall",
+            "expected",
+            *(f"{of}{end}" for of in ("covered", "known") for end in ("", "_low", "_high")),
+        ):
+            found[name] = ((), np.nan, {"missing": "no sample was asked for nothing"})
+    return found.drop_attrs()
 
 
 def _by_eye(
@@ -124,13 +158,9 @@ def _by_eye(
 
 def _indexed(parsed: xr.Dataset, names: Sequence[str], values: Sequence[Sequence[str]]) -> xr.DataArray:
     """What a judge sees, (image, attribute), in the images' own order of attributes and values."""
-    theirs, known = _names(parsed)
-    ours = dict(zip(names, values, strict=True))
-    if lacking := [name for name in names if dict(zip(theirs, known, strict=True)).get(name) != ours[name]]:
-        raise DataError(
-            f"the judge does not know the values of {lacking[0]!r} that the images have; it knows {', '.join(theirs)}. "
-            "Train it on images of this kind."
-        )
+    ours, theirs = dict(zip(names, values, strict=True)), dict(zip(*_names(parsed), strict=True))
+    if any(theirs.get(name) != ours[name] for name in names):
+        raise DataError(f"the judge knows {_differing(theirs, ours)} of the images. Train it on images of this kind.")
     return parsed["value"].sel(attribute=list(names)).transpose("image", "attribute")
 
 
@@ -161,14 +191,9 @@ def _named(
 
 def _right(
     known: dict[str, xr.DataArray], real: xr.Dataset
-) -> tuple[Int16[np.ndarray, "..."] | Any, Any, tuple[str, ...]]:
+) -> tuple[Int64[np.ndarray, "eye attribute"], Int64[np.ndarray, "eye attribute"]]:
     """Of real images: how many each eye is right on, of how many."""
     label = real["label"].transpose("image", "attribute").values
     asked = label >= 0
     right = np.stack([((known[eye].values == label) & asked).sum(0) for eye in EYES])
-    return right, np.broadcast_to(asked.sum(0), right.shape), ("eye", "attribute")
-
-
-def _shares(name: str, hits: Any, total: Any, dims: tuple[str, ...]) -> dict[str, Any]:
-    low, high = share(hits, total)
-    return {name: (dims, hits / np.maximum(total, 1)), f"{name}_low": (dims, low), f"{name}_high": (dims, high)}
+    return right, np.repeat(asked.sum(0)[None], len(EYES), 0)

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from optogram.errors import ParamError, ShapeError
+from optogram.errors import ModelError, ParamError, ShapeError
 from optogram.models.generative.diffusion import Diffusion
 
 BATCH = 16
@@ -51,6 +52,17 @@ def sample(
         if progress:
             progress(start + kept, len(seeds))
     return torch.cat(drawn) if drawn else torch.empty(0, 3, *diffusion.size)
+
+
+def to_pixels(images: Float[Tensor, "image 3 y x"], model: str) -> UInt8[np.ndarray, "image y x 3"]:
+    """Images in [0, 1] as pixels. Raises ModelError that names the model and the first image with what is no number."""
+    finite = images.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        first = int((~finite).nonzero()[0])
+        raise ModelError(
+            f"{model} drew NaN or infinity in image {first} of {len(images)}. Check its weights and scale."
+        )
+    return (images.detach().clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy() * 255).round().astype(np.uint8)
 
 
 def denoise(

@@ -182,7 +182,8 @@ def build_unet(options: DiffusionOptions, shape: tuple[int, ...], width: int) ->
             up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
             layers_per_block=options.layers,
             cross_attention_dim=width,
-            attention_head_dim=16,
+            # what diffusers calls so is their number, of each level
+            attention_head_dim=tuple(heads(level) for level in options.widths),  # type: ignore[arg-type]
             norm_num_groups=8,
             class_embed_type="projection",
             projection_class_embeddings_input_dim=width,
@@ -190,6 +191,11 @@ def build_unet(options: DiffusionOptions, shape: tuple[int, ...], width: int) ->
     # the products as such: torch 2.15's fused attention on a processor takes two thirds of a step in bfloat16
     unet.set_attn_processor(AttnProcessor())
     return unet
+
+
+def heads(width: int) -> int:
+    """How many attention heads a level of this width has: such that each is about 28 to 40 channels wide."""
+    return next(count for count in range(max(1, width // 28), 0, -1) if not width % count)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from optogram.methods.generative.truth import least
 from optogram.metrics.intervals import Interval
 from optogram.report.charts.chart import Axis, Chart, Dots, Facet, Line, beside, named, shares
 from optogram.report.findings import labels
@@ -23,14 +24,14 @@ def truth(found: xr.Dataset) -> Chart:
         if not bool(np.isfinite(part["share"]).any()):
             continue
         facets.append(Facet(said, (*_eyes(part, names), _chance(part, names))))
-    least = found["share"].sel(combination="all").min("eye").values
-    row = int(np.nanargmin(least))
-    title = f"What is met least is the {names[row]}, in {percent(float(least[row]))} of the samples"
+    attribute, eye = least(found) or (names[0], "judge")
+    share = float(found["share"].sel(combination="all", attribute=attribute, eye=eye))
+    title = f"What is met least is the {words(attribute)}, in {percent(share)} of the samples by {EYES[eye][0]}"
     asked = int(found["asked"].sel(combination="all").max())
     subtitle = (
-        f"The share of {count(asked)} samples in which the value asked for is seen. Bars are 95% intervals, and rings "
-        "how often the same eyes are right on real scenes. Ticks are the share if the samples were shuffled among the "
-        "requests."
+        f"The share of the samples, {count(asked)} at most, in which the value asked for is seen. Bars are 95% "
+        "intervals, rings how often the same eyes are right on real scenes, and ticks the share if the samples were "
+        "shuffled among the requests."
     )
     x = shares("samples with the value asked for")
     return Chart(title, subtitle, x, named([words(name) for name in names]), tuple(facets), height=46 * len(names))
@@ -61,9 +62,10 @@ def losses(samples: xr.Dataset) -> Chart:
         for k, (name, row) in enumerate(zip(names, values, strict=True))
     )
     first, last = (float(values[0, part].mean()) for part in (slice(0, 5), slice(-5, None)))
-    title = f"The loss {words(names[0])} went from {number(first)} to {number(last)}"
+    fell = f"The loss went from {number(first)} to {number(last)}"
+    title = fell if len(names) == 1 else f"Losses of the training: {' and '.join(map(words, names))}"
     end = float(steps[-1])
-    subtitle = f"Means over {count(len(steps))} stretches of {count(int(end))} steps."
+    subtitle = f"{count(int(end))} steps, as means over {count(len(steps))} stretches of them."
     y = Axis("loss", span=(0.0, 1.05 * float(np.nanquantile(values, 0.995))))
     return Chart(title, subtitle, Axis("step", span=(0.0, 1.02 * end)), y, (Facet("", lines),), height=240)
 

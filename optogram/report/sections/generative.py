@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from optogram.methods.generative.truth import least
 from optogram.metrics.intervals import Interval
 from optogram.report.charts import generative as charts
 from optogram.report.charts.plotly import plot
@@ -14,8 +15,8 @@ from optogram.report.labels import count, number, percent, words
 from optogram.report.panels import Context, Gallery, Panel, Picture, Table, Tile
 from optogram.report.section import Section
 
-ACROSS = 8
-"""Samples of a class, and of what was asked for nothing, on the contact sheet."""
+ACROSS, DOWN = 8, 12
+"""Samples of a class, and of what was asked for nothing, on the contact sheet; and classes, at most."""
 KINDS = ("samples", "drawn", "fidelity")
 
 
@@ -27,7 +28,7 @@ def drawings(context: Context, model: Model) -> Panel:
         return panel
     panel.galleries = [Gallery(_sheet(context, model, samples, drawn))]
     panel.pictures_first = True
-    if drawn is not None and _asked(drawn):
+    if drawn is not None and least(drawn):
         panel.plots.append(plot(f"truth-{model.slug}", charts.truth(drawn)))
         panel.tables.append(_truth_table(drawn))
     if "loss" in samples:
@@ -36,17 +37,18 @@ def drawings(context: Context, model: Model) -> Panel:
         panel.tables.append(_distances(fidelity))
     if drawn is not None:
         panel.notes += _notes(drawn)
-        panel.folded.append(_values(samples, drawn))
+        panel.folded.append(_values(drawn))
     return panel
 
 
 def tiles(context: Context, model: Model) -> list[Tile]:
     """What is met least, held-out shapes, objects, the distance to real images, copies."""
     drawn, fidelity, found = model.part("drawn"), model.part("fidelity"), []
-    if drawn is not None and _asked(drawn):
-        shares = drawn["share"].sel(combination="all")
-        attribute, eye = _least(drawn)
-        found.append(Tile("attribute that is met least", percent(float(shares.min())), f"{attribute}, by the {eye}"))
+    if drawn is not None and (place := least(drawn)):
+        attribute, eye = place
+        here = drawn.sel(combination="all", eye=eye, attribute=attribute)
+        beside = f"{words(attribute)}, by {charts.EYES[eye][0]}; real scenes {percent(float(here.real_share))}"
+        found.append(Tile("attribute that is met least", percent(float(here.share)), beside))
         held = drawn["share"].sel(combination="held_out", eye="judge")
         if "shape" in labels(drawn, "attribute") and np.isfinite(float(held.sel(attribute="shape"))):
             told = percent(float(held.sel(attribute="shape")))
@@ -57,7 +59,12 @@ def tiles(context: Context, model: Model) -> list[Tile]:
     if fidelity is not None:
         first = fidelity.isel(space=0)
         found.append(Tile("FID", number(float(first.fid)), f"real images {number(float(first.fid_real))}"))
-        found.append(Tile("copies", percent(float(fidelity.copied)), "of real images 1.0%"))
+        found.append(
+            Tile("copies", percent(float(fidelity.copied)), f"of real images {percent(float(fidelity.copied_real))}")
+        )
+        if total := int(fidelity.class_asked):
+            beside = f"by the classifier, of {count(total)}; by chance {percent(float(fidelity.class_chance))}"
+            found.append(Tile("class asked for is seen", percent(float(fidelity.class_accuracy)), beside))
     return found
 
 
@@ -65,36 +72,31 @@ def headline(context: Context, models: Sequence[Model]) -> list[str]:
     """One sentence a model, with what it misses."""
     told = []
     for model in models:
-        drawn = model.part("drawn")
-        if drawn is None:
-            continue
-        if not _asked(drawn):
+        drawn, fidelity = model.part("drawn"), model.part("fidelity")
+        if drawn is not None and (place := least(drawn)):
+            attribute, eye = place
+            here = drawn.sel(combination="all", eye=eye, attribute=attribute)
             told.append(
-                f"{model.name} draws an object in {percent(float(drawn.found_share))} of its samples, and "
-                f"{percent(float(drawn.recall))} of the training images' combinations of shape, colour and background "
-                f"(as many real images have {percent(float(drawn.expected))})."
+                f"Of what captions ask {model.name} for, the {words(attribute)} is met least: in "
+                f"{counted(float(here.share), int(here.asked))} samples by {charts.EYES[eye][0]} (by chance "
+                f"{percent(float(here.chance))}, in real scenes {percent(float(here.real_share))}). All that a caption "
+                f"states is met in {percent(float(drawn['whole'].sel(combination='all', eye='judge')))} by the judge."
             )
-            continue
-        shares, (attribute, eye) = drawn["share"].sel(combination="all"), _least(drawn)
-        chance = drawn["chance"].sel(combination="all", eye=eye, attribute=attribute)
-        told.append(
-            f"Of what captions ask {model.name} for, the {attribute} is met least, in {percent(float(shares.min()))}"
-            f" of samples by the {eye} ({percent(float(chance))} by chance). All that a caption states is met in "
-            f"{percent(float(drawn['whole'].sel(combination='all', eye='judge')))} by the judge."
-        )
+        elif drawn is not None:
+            sentence = f"{model.name} draws an object in {percent(float(drawn.found_share))} of its samples"
+            if np.isfinite(float(drawn.recall)):
+                sentence += (
+                    f", and {percent(float(drawn.recall))} of the training images' combinations of shape, colour and "
+                    f"background (as many real images have {percent(float(drawn.expected))})"
+                )
+            told.append(f"{sentence}.")
+        elif fidelity is not None and int(fidelity.class_asked):
+            told.append(
+                f"Of what captions ask {model.name} for, the classifier sees the class in "
+                f"{counted(float(fidelity.class_accuracy), int(fidelity.class_asked))} samples (by chance "
+                f"{percent(float(fidelity.class_chance))})."
+            )
     return told
-
-
-def _asked(drawn: xr.Dataset) -> bool:
-    """Whether samples were asked for something."""
-    return bool(np.isfinite(drawn["share"].sel(combination="all")).any())
-
-
-def _least(drawn: xr.Dataset) -> tuple[str, str]:
-    """The attribute that is met least, and the eye that says so."""
-    shares = drawn["share"].sel(combination="all").transpose("eye", "attribute")
-    eye, attribute = np.unravel_index(int(np.nanargmin(shares.values)), shares.shape)
-    return labels(drawn, "attribute")[attribute], labels(drawn, "eye")[eye]
 
 
 def _sheet(
@@ -102,16 +104,18 @@ def _sheet(
 ) -> list[tuple[str, str, list[Picture]]]:
     """Rows of samples: those asked for each value of the first attribute, then those asked for nothing."""
     rows = _rows(samples)
-    pixels = samples["pixels"].transpose("image", "y", "x", "rgb").values
     width = max(len(places) for _, places in rows)
-    cells = np.zeros((len(rows), width, *pixels.shape[1:]), np.uint8)
+    shown = np.concatenate([np.array(places, int) for _, places in rows])
+    pixels = iter(samples["pixels"].isel(image=shown).transpose("image", "y", "x", "rgb").values)
+    cells = np.zeros((len(rows), width, samples.sizes["y"], samples.sizes["x"], 3), np.uint8)
     for row, (_, places) in enumerate(rows):
-        cells[row, : len(places)] = pixels[places]
+        for column in range(len(places)):
+            cells[row, column] = next(pixels)
     grid = context.thumbs.grid(f"drawn{model.slug}", cells)
-    prompts = strings(samples["prompt"]) if "prompt" in samples else np.full(len(pixels), "")
+    prompts = strings(samples["prompt"]) if "prompt" in samples else np.full(samples.sizes["image"], "")
     found = []
     for row, (name, places) in enumerate(rows):
-        seen = [_seen(samples, drawn, at) for at in places]
+        seen = [_seen(drawn, at) for at in places]
         pictures = [
             Picture(grid.thumb(row, column, f"sample {at}"), str(prompts[at]) or says, says=says)
             for column, (at, says) in enumerate(zip(places, seen, strict=True))
@@ -133,20 +137,19 @@ def _rows(samples: xr.Dataset) -> list[tuple[str, list[int]]]:
         for value, name in enumerate(names)
         if name
     ]
+    rows = [(name, places) for name, places in rows if places][:DOWN]
     rows.append(("asked for nothing", np.flatnonzero((label < 0).all(1))[:ACROSS].tolist()))
     return [(name, places) for name, places in rows if places]
 
 
-def _seen(samples: xr.Dataset, drawn: xr.Dataset | None, at: int) -> str:
+def _seen(drawn: xr.Dataset | None, at: int) -> str:
     """What the judge sees in a sample."""
     if drawn is None:
         return ""
-    if "value_name" in samples:
-        names = strings(samples["value_name"])
-        values = drawn["seen"].sel(eye="judge").transpose("image", "attribute").values[at]
-        said = [names[k, value] for k, value in enumerate(values) if value >= 0]
-        return f"the judge sees {', '.join(said)}" if said else "the judge sees no object"
-    return "" if bool(drawn["found"].values[at]) else "the judge sees no object"
+    if not bool(drawn["found"].values[at]):
+        return "the judge sees no object"
+    names, values = strings(drawn["value_name"]), drawn["seen"].sel(eye="judge").transpose("image", "attribute").values
+    return f"the judge sees {', '.join(names[k, value] for k, value in enumerate(values[at]) if value >= 0)}"
 
 
 def _truth_table(drawn: xr.Dataset) -> Table:
@@ -172,32 +175,28 @@ def _distances(fidelity: xr.Dataset) -> Table:
     names = [words(name) for name in labels(fidelity, "space")]
     values = [fidelity[name].values for name in ("fid", "fid_real", "kid", "kid_real")]
     rows = [[name, *(number(float(column[k])) for column in values)] for k, name in enumerate(names)]
-    columns = ["features", "FID", "FID of real images", "KID", "KID of real images"]
-    return Table(columns, rows, f"Distances to {count(fidelity.sizes['control'])} real images; lower is nearer")
+    columns = ["in features of the", "FID", "FID of real images", "KID", "KID of real images"]
+    return Table(columns, rows, "Distances to real images; lower is nearer. Not to be set beside published ones")
 
 
-def _values(samples: xr.Dataset, drawn: xr.Dataset) -> Table:
+def _values(drawn: xr.Dataset) -> Table:
     """Each value: how often it is seen where it was asked for, and where nothing was."""
-    judge = drawn.sel(eye="judge")
-    names = strings(samples["value_name"]) if "value_name" in samples else None
-    rows = []
+    judge, names, rows = drawn.sel(eye="judge"), strings(drawn["value_name"]), []
     for k, attribute in enumerate(labels(drawn, "attribute")):
-        for value in range(drawn.sizes["value"]):
-            name = str(names[k, value]) if names is not None else str(value)
-            free = float(judge["free"].values[k, value])
-            asked = int(judge["value_asked"].values[k, value])
-            if not name or not (asked or free):
+        for value, name in enumerate(names[k].tolist()):
+            if not name:
                 continue
-            share = float(judge["value_share"].values[k, value])
-            rows.append(
-                [f"{words(attribute)} {name}", counted(share, asked) if asked else "not asked for", percent(free)]
-            )
+            asked, share = int(judge["value_asked"].values[k, value]), float(judge["value_share"].values[k, value])
+            told = counted(share, asked) if asked else "not asked for"
+            rows.append([f"{words(attribute)} {name}", told, percent(float(judge["free"].values[k, value]))])
     unasked = count(int(drawn.attrs["unasked"]))
     return Table(["value", "seen where asked for", "seen unasked"], rows, f"By the judge; unasked in {unasked} samples")
 
 
 def _notes(drawn: xr.Dataset) -> list[str]:
     """How much of the data's variety is drawn unasked."""
+    if not np.isfinite(float(drawn.recall)):
+        return []
     return [
         f"Unasked, {count(int(drawn.combinations_drawn))} different combinations of shape, colour and background are "
         f"drawn; of those of the training images {percent(float(drawn.recall))}, where as many real images have "

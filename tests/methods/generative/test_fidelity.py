@@ -7,7 +7,7 @@ import xarray as xr
 from torch import nn
 
 from optogram.data.scenes import Scenes
-from optogram.errors import DataError
+from optogram.errors import DataError, ShapeError
 from optogram.methods.generative.fidelity import class_accuracy, copies, distances, draw_real, headline, look
 from optogram.metrics.visualisations import frechet_distance
 from optogram.models.loading.classifiers import Classifier
@@ -38,6 +38,18 @@ def test_a_model_that_copies_is_found_and_one_that_does_not_is_not(trained, fres
     assert 0.5 <= mixed.copied < 0.56
 
 
+def test_training_images_that_occur_twice_hide_no_copy(trained):
+    twice = trained.isel(image=np.concatenate([np.arange(600), np.arange(10)]))
+    found = copies(trained.pixels.values[50:150], twice, np.arange(610))
+    assert found.copied == 1
+    assert found.copied_real == pytest.approx(20 / 610)
+
+
+def test_samples_of_another_size_are_named_before_anything_is_compared(trained):
+    with pytest.raises(ShapeError, match="samples are 16 x 16 pixels, the training images 32 x 32"):
+        copies(np.zeros((3, 16, 16, 3), np.uint8), trained, np.arange(9))
+
+
 def test_noise_and_a_change_of_brightness_do_not_hide_a_copy(trained):
     draw = np.random.default_rng(0)
     pixels = trained.pixels.values[:100].astype(float) + draw.normal(0, 8, (100, 32, 32, 3)) + 3
@@ -61,6 +73,8 @@ def test_what_real_images_are_is_told_beside():
 def test_real_images_are_drawn_once_and_reproducibly():
     rows = draw_real(100, 150, seed=0)
     assert len(rows.real) == len(rows.other) == 75
+    assert len(rows.control) == 150
+    assert all((np.diff(each) > 0).all() for each in rows)
     assert len({*rows.real, *rows.other}) == 150
     assert (draw_real(100, 150, seed=0).real == rows.real).all()
     assert (draw_real(100, 150, seed=1).real != rows.real).any()

@@ -9,7 +9,7 @@ import xarray as xr
 from optogram.data.requests import scene_requests, without_captions
 from optogram.data.scenes import ATTRIBUTES, Scenes, value_names
 from optogram.errors import DataError, ShapeError
-from optogram.methods.generative.truth import headline, truth
+from optogram.methods.generative.truth import headline, least, truth
 
 NAMES = [*ATTRIBUTES]
 PLACES = [(name, value) for name, values in ATTRIBUTES.items() for value in values]
@@ -127,13 +127,42 @@ def test_pictures_of_a_model_that_is_asked_nothing_are_parsed(samples, real, tra
     assert headline(found).columns()["versus"] == "real images"
 
 
+def test_what_is_met_least_is_one_place_even_where_two_are_met_as_little(samples, real, trained):
+    """And no attribute of which one value only was asked for: its share is what chance gives."""
+    judged, clipped = drawn_as_asked(samples), drawn_as_asked(samples)
+    judged[:40, NAMES.index("colour")] = (judged[:40, NAMES.index("colour")] + 1) % 8
+    clipped[:40, NAMES.index("shape")] = (clipped[:40, NAMES.index("shape")] + 1) % 6
+    judged[:100, NAMES.index("count")] = 1
+    found = look(samples, real, trained, judged, clipped)
+    assert found.share.sel(combination="all", eye="judge", attribute="count") == 0
+    attribute, eye = least(found)
+    assert float(found.share.sel(combination="all", eye=eye, attribute=attribute)) == 0.6
+    told = headline(found)
+    assert told.value == 0.6
+    assert told.measure == f"share of samples with the {attribute} asked for (the least), by the {eye}"
+
+
+def test_samples_that_were_asked_for_something_are_not_taken_for_unasked(samples, real, trained):
+    asked = samples.isel(image=slice(0, 100))
+    mine = asked[["pixels", "prompt"]]
+    for some, has_share in ((asked, True), (mine, False)):
+        label = asked.label.values
+        found = look(some, real, trained, label, label)
+        assert found.attrs["unasked"] == 0
+        assert found.free.isnull().all()
+        assert found.recall.isnull()
+        assert found.combinations_drawn == 0
+        assert bool(found.share.notnull().any()) == has_share
+        assert (least(found) is not None) == has_share
+
+
 def test_eyes_that_do_not_know_the_images_are_named(samples, real, trained):
     label = drawn_as_asked(samples)
     stranger = seeing([label, real.label.values])
     plain = stranger.parse
-    stranger.parse = lambda pixels: plain(pixels).isel(attribute=slice(0, 3))
+    stranger.parse = lambda pixels: plain(pixels).isel(value=slice(None, None, -1))
     others = {"zeroshot": ZEROSHOT, "embedding": embedded(label), "real_embedding": embedded(real.label.values)}
-    with pytest.raises(DataError, match="the judge does not know the values of 'shape'"):
+    with pytest.raises(DataError, match=r"the judge knows \w+ \(.*\), which is not that \(.*\) of the images"):
         truth(samples, real, trained, judge=stranger, **others)
     look_again = {**others, "zeroshot": ZEROSHOT.isel({"class": slice(1, None)})}
     with pytest.raises(DataError, match="no zero-shot row of shape 'circle'"):
@@ -142,5 +171,5 @@ def test_eyes_that_do_not_know_the_images_are_named(samples, real, trained):
     with pytest.raises(ShapeError, match="zero-shot rows have"):
         truth(samples, real, trained, judge=seeing([label, real.label.values]), **look_again)
     other = samples.assign(value_name=(("attribute", "value"), value_names()[::-1]))
-    with pytest.raises(DataError, match="do not have the same values"):
+    with pytest.raises(DataError, match=r"samples were asked for shape \(small, large\)|samples were asked for shape"):
         truth(other, real, trained, judge=seeing([label, real.label.values]), **others)
