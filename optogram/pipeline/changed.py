@@ -53,7 +53,7 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """The comparison in words, for the end of a run."""
-        more = f" {self.added} more are not in it." if self.added else ""
+        more = f" {self.added} more {'is' if self.added == 1 else 'are'} not in it." if self.added else ""
         if not self.outs:
             return [f"The committed dvc.lock has no out of this run ({self.added} outs) to compare with."]
         if not self.differing:
