@@ -101,7 +101,7 @@ def test_stages_that_the_commit_lacks_and_no_commit(tiny_repository, tmp_path):
     tiny.dvc(tiny_repository, "repro", "-q", "source@c")
     found, states = compared(tiny_repository)
     assert (states, found.added) == ({}, 1)
-    assert found.lines()[0].endswith("1 more are not in it.")
+    assert found.lines()[0].endswith("1 more is not in it.")
     tiny.git(tiny_repository, "rm", "-q", "--cached", "dvc.lock")
     tiny.git(tiny_repository, "commit", "-qm", "without")
     with pytest.raises(ArtifactError, match=r"git has no dvc\.lock at HEAD .* nothing to compare"):
