@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor2_0
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
 from benchmarks.sampling import untrained
 
@@ -45,8 +45,7 @@ def step(*, fused: bool, half: bool) -> float:
     diffusion = untrained()
     network: Any = diffusion.denoiser
     network.requires_grad_(True).train()
-    if fused:
-        network.unet.set_attn_processor(AttnProcessor2_0())
+    network.unet.set_attn_processor(AttnProcessor2_0() if fused else AttnProcessor())
     z = diffusion.noise(range(IMAGES))
     states, times = diffusion.states(["a photo of a red star on grass"] * IMAGES), torch.full((IMAGES,), 500.0)
     found = []

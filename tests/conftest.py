@@ -4,6 +4,7 @@
 import stages  # noqa: F401
 
 import os
+import signal
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from jaxtyping import config, install_import_hook
 from ssh_server import ssh_server  # noqa: F401
 
 torch.set_num_threads(1)
+# a shell leaves it out for what it starts in the background, and all that this starts would do so too
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHECKED = (
     *("store", "catalog", "data", "decompose", "methods", "metrics", "params", "pipeline", "study"),

@@ -17,7 +17,8 @@ from optogram.params.profiles import profile_text
 ROOT = Path(__file__).parent.parent
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 MODELS = {f"{word}_{kind}.models" for word in ("train", "load") for kind in ("clip", "classifier")}
-GENERATIVE = ("train_gan", "load_generator", "train_diffusion", "load_diffusion", "sample", "train_judge")
+GENERATIVE = ("train_gan", "load_generator", "train_diffusion", "load_diffusion", "sample", "generate", "train_judge")
+GENERATIVE += ("drawn", "fidelity")
 MODELS |= {f"{section}.models" for section in GENERATIVE}
 # Of these only the keys are names, which the params keep plain; what they map to can be a path.
 KEYS = {"scenes.splits", "photos.splits", "texts.files", *MODELS}
@@ -29,6 +30,8 @@ NAMES = {"spurious.split", "visual_scores.clip"}
 ITEMS = {"train_classifier.models": {"item.split"}, "train_gan.models": {"item.split"}}
 ITEMS["train_judge.models"] = {"item.split"}
 ITEMS["train_diffusion.models"] = {"item.split", "item.clip"}
+ITEMS["drawn.models"] = {"item.split", "item.clip", "item.judge"}
+ITEMS["fidelity.models"] = {"item.split", "item.clip", "item.classifier"}
 ODD = "a $HOME 'q' \"d\" `touch ran` #1 %s (ü) & ; x"
 
 

@@ -84,7 +84,7 @@ def without_captions(requests: xr.Dataset, count: int) -> xr.Dataset:
     """The requests, and behind them `count` that ask for nothing: the prompt is "", and every label -1.
 
     >>> from optogram.data import scene_requests, without_captions
-    >>> without_captions(scene_requests(2, seed=0), 1).prompt.values[2]
+    >>> without_captions(scene_requests(2, seed=0), 1).prompt.values[2].item()
     ''
     """
     if not count:

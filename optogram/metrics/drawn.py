@@ -95,6 +95,25 @@ def value_shares(seen: xr.DataArray, value_name: xr.DataArray) -> xr.Dataset:
     return xr.Dataset(named, {"attribute": seen["attribute"].values.astype(str)})
 
 
+def least(found: xr.Dataset) -> tuple[str, str] | None:
+    """The attribute that is met least, and the eye that says so; None where nothing was asked for.
+
+    found: what `drawn` returned, of several eyes along `eye`. Attributes of which one value only was asked for are left
+    out: their share is what chance gives.
+
+    >>> from optogram.metrics.drawn import drawn, least
+    >>> parts = [drawn(scenes.label, scenes.label, scenes.value_name)]
+    >>> least(xr.concat(parts, "eye").assign_coords(eye=["judge"]))[1]
+    'judge'
+    """
+    several = (found["value_asked"] > 0).sum("value") > 1
+    shares = found["share"].sel(combination="all").where(several).transpose("eye", "attribute")
+    if not bool(np.isfinite(shares).any()):
+        return None
+    eye, attribute = np.unravel_index(int(np.nanargmin(shares.values)), shares.shape)
+    return str(shares["attribute"].values[attribute]), str(shares["eye"].values[eye])
+
+
 def combination_recall(seen: xr.DataArray, data: xr.DataArray, attributes: Sequence[str]) -> xr.Dataset:
     """How many of the data's combinations of values occur in what a model draws, and how many others do.
 
@@ -138,7 +157,12 @@ def combination_recall(seen: xr.DataArray, data: xr.DataArray, attributes: Seque
 def shares_of(
     name: str, hits: Int[np.ndarray, "..."], total: Int[np.ndarray, "..."], dims: tuple[str, ...]
 ) -> dict[str, tuple[Any, ...]]:
-    """Variables `name`, `name_low`, `name_high`: hits / total and Wilson's interval; NaN where the total is 0."""
+    """Variables `name`, `name_low`, `name_high`: hits / total and Wilson's interval; NaN where the total is 0.
+
+    >>> from optogram.metrics.drawn import shares_of
+    >>> shares_of("share", np.array([1, 0]), np.array([4, 0]), ("image",))["share"][1].tolist()
+    [0.25, nan]
+    """
     low, high = share(hits, total)
     value = np.divide(hits, total, out=np.full(np.shape(hits), np.nan), where=np.asarray(total) > 0)
     ends = {"": value, "_low": np.where(np.isnan(value), np.nan, low), "_high": np.where(np.isnan(value), np.nan, high)}

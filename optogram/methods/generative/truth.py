@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Bool, Float, Int64
 
 from optogram.errors import DataError, ShapeError
-from optogram.metrics.drawn import combination_recall, drawn, shares_of, value_shares
+from optogram.metrics.drawn import combination_recall, drawn, least, shares_of, value_shares
 from optogram.metrics.headline import Headline
 from optogram.models.judging.judge import Judge
 
@@ -66,19 +66,6 @@ def truth(
         .assign(found=("image", there), real_found=looks["found"].values.mean(), value_name=real["value_name"])
         .assign_attrs(samples=len(there), unasked=int(unasked.sum()), real=real.sizes["image"])
     )
-
-
-def least(found: xr.Dataset) -> tuple[str, str] | None:
-    """The attribute that is met least, and the eye that says so; None where nothing was asked for.
-
-    Attributes of which one value only was asked for are left out: their share is what chance gives.
-    """
-    several = (found["value_asked"] > 0).sum("value") > 1
-    shares = found["share"].sel(combination="all").where(several).transpose("eye", "attribute")
-    if not bool(np.isfinite(shares).any()):
-        return None
-    eye, attribute = np.unravel_index(int(np.nanargmin(shares.values)), shares.shape)
-    return str(shares["attribute"].values[attribute]), str(shares["eye"].values[eye])
 
 
 def headline(found: xr.Dataset) -> Headline:

@@ -107,6 +107,8 @@ class _DiffusionTask:
     def __init__(
         self, images: xr.Dataset, options: DiffusionOptions, codec: Codec, texts: Texts, device: torch.device
     ) -> None:
+        from diffusers.models.attention_processor import AttnProcessor
+
         self._options, self._texts, self._where = options, texts, device
         self._schedule = Schedule(SCHEDULER)
         self._latents = encode(codec, np.asarray(images["pixels"].values), device)
@@ -130,6 +132,8 @@ class _DiffusionTask:
             )
         }
         self.averages = {"denoiser": Average(self._network, options.average)}
+        # the products as such: torch 2.15's fused attention on a processor takes two thirds of a step in bfloat16
+        unet.set_attn_processor(AttnProcessor())
         self.identity = {"options": asdict(options), "images": count}
         average: Any = self.averages["denoiser"].network
         self.diffusion = Diffusion(codec, average, self._schedule, texts, tuple(shape), device)  # type: ignore[arg-type]
@@ -166,14 +170,13 @@ def build_unet(options: DiffusionOptions, shape: tuple[int, ...], width: int) ->
 
     The mean state of a text is added to the embedding of the time besides: alone, attention is slow to learn colours.
     """
-    from diffusers.models.attention_processor import AttnProcessor
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     levels = len(options.widths)
     down = ("DownBlock2D", *["CrossAttnDownBlock2D"] * (levels - 1))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(options.seed)
-        unet = UNet2DConditionModel(
+        return UNet2DConditionModel(
             sample_size=shape[1:],  # type: ignore[arg-type]
             in_channels=shape[0],
             out_channels=shape[0],
@@ -188,9 +191,6 @@ def build_unet(options: DiffusionOptions, shape: tuple[int, ...], width: int) ->
             class_embed_type="projection",
             projection_class_embeddings_input_dim=width,
         )
-    # the products as such: torch 2.15's fused attention on a processor takes two thirds of a step in bfloat16
-    unet.set_attn_processor(AttnProcessor())
-    return unet
 
 
 def heads(width: int) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from optogram.methods.generative.truth import least
+from optogram.metrics.drawn import least
 from optogram.metrics.intervals import Interval
 from optogram.report.charts.chart import Axis, Chart, Dots, Facet, Line, beside, named, shares
 from optogram.report.findings import labels

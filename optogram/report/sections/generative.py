@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from optogram.methods.generative.truth import least
+from optogram.metrics.drawn import least
 from optogram.metrics.intervals import Interval
 from optogram.report.charts import generative as charts
 from optogram.report.charts.plotly import plot

@@ -9,7 +9,8 @@ import xarray as xr
 from optogram.data.requests import scene_requests, without_captions
 from optogram.data.scenes import ATTRIBUTES, Scenes, value_names
 from optogram.errors import DataError, ShapeError
-from optogram.methods.generative.truth import headline, least, truth
+from optogram.methods.generative.truth import headline, truth
+from optogram.metrics.drawn import least
 
 NAMES = [*ATTRIBUTES]
 PLACES = [(name, value) for name, values in ATTRIBUTES.items() for value in values]
