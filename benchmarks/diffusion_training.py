@@ -1,8 +1,8 @@
 """A training step of a diffusion model of the default size, as it is taken, beside diffusers' own kernels.
 
-Half of the gain is bfloat16, which a processor with AMX tiles multiplies about ten times as fast. The other half is the
-attention: torch's fused kernel for processors, which diffusers asks for, has a backward pass in bfloat16 that takes two
-thirds of the step. The third row is that kernel, in bfloat16.
+Part of the gain is bfloat16, which a processor with AMX tiles multiplies faster. The rest is the attention: torch's
+fused kernel for processors, which diffusers asks for, has a slow backward pass in bfloat16, the slower the more heads
+there are. The third row is that kernel, in bfloat16.
 """
 
 import time

@@ -132,7 +132,7 @@ class _DiffusionTask:
             )
         }
         self.averages = {"denoiser": Average(self._network, options.average)}
-        # the products as such: torch 2.15's fused attention on a processor takes two thirds of a step in bfloat16
+        # the products as such: torch 2.15's fused attention on a processor has a slow backward pass in bfloat16
         unet.set_attn_processor(AttnProcessor())
         self.identity = {"options": asdict(options), "images": count}
         average: Any = self.averages["denoiser"].network
