@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from optogram.models.generative.generators import load_generator
-from optogram.models.generative.sampling import to_pixels
+from optogram.models.generative.sampling import image_seeds, to_pixels
 from optogram.models.training.curves import read_curves
 from optogram.params.generative import Generate
 from optogram.pipeline.stage import Input, Stage
@@ -30,13 +30,11 @@ def main(door: Doorway) -> None:
     drawing = door.params.of(Generate).models[door.args.model]
     folder = door.folder("generator")
     generator, curves = load_generator(str(folder), device=door.params.device), read_curves(folder)
-    # an image's seed is a number of its own, so that drawing more of them changes none
-    first = np.random.SeedSequence(door.params.seed).generate_state(1, np.uint32)[0]
-    seeds = int(first) + np.arange(drawing.count)
+    seeds = image_seeds(door.params.seed, drawing.count)
 
     def draw(start: int, stop: int) -> xr.Dataset:
         """A shard."""
-        images = generator.images(generator.latents(seeds[start:stop].tolist()))
+        images = generator.images(generator.latents(seeds[start:stop]))
         pixels = to_pixels(images, door.args.model)
         ids = np.array([f"{door.args.model}/{k:06d}" for k in range(start, stop)])
         made = {"pixels": (("image", "y", "x", "rgb"), pixels), "seed": ("image", seeds[start:stop])}

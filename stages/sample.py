@@ -5,7 +5,7 @@ import xarray as xr
 
 from optogram.data.requests import class_requests, scene_requests, without_captions
 from optogram.models.generative.diffusion_folders import load_diffusion
-from optogram.models.generative.sampling import sample, to_pixels
+from optogram.models.generative.sampling import image_seeds, sample, to_pixels
 from optogram.models.training.curves import read_curves
 from optogram.params.generative import Sample, Sampling
 from optogram.pipeline.stage import Input, Stage
@@ -32,14 +32,12 @@ def main(door: Doorway) -> None:
     asked = requests(door, drawing)
     folder = door.folder("diffusion")
     diffusion, curves = load_diffusion(str(folder), device=door.params.device), read_curves(folder)
-    # an image's noise follows from a seed of its own
-    first = np.random.SeedSequence(door.params.seed).generate_state(1, np.uint32)[0]
-    seeds = int(first) + np.arange(asked.sizes["image"])
+    seeds = image_seeds(door.params.seed, asked.sizes["image"])
 
     def draw(start: int, stop: int) -> xr.Dataset:
         """A shard: what is asked for, and what was drawn."""
         states = diffusion.states([str(prompt) for prompt in asked["prompt"].values[start:stop]])
-        drawn = sample(diffusion, states, seeds=seeds[start:stop].tolist(), steps=drawing.steps, scale=drawing.scale)
+        drawn = sample(diffusion, states, seeds=seeds[start:stop], steps=drawing.steps, scale=drawing.scale)
         return row(start, stop, to_pixels(drawn, door.args.model))
 
     def row(start: int, stop: int, pixels: np.ndarray) -> xr.Dataset:

@@ -104,9 +104,9 @@ class Shown:
     def missing(self) -> str:
         """Why there is nothing to show; "" where there is."""
         if not self.panels:
-            return {"prior": "params.yaml has nothing drawn: sample.models and generate.models are empty."}.get(
-                self.section.subject, "params.yaml names no classifiers."
-            )
+            if self.section.subject == "prior":
+                return "params.yaml has nothing drawn: sample.models and generate.models are empty."
+            return "params.yaml names no classifiers."
         reasons = [panel.skipped for panel in self.panels]
         return "" if not all(reasons) else " ".join(dict.fromkeys(reasons))
 

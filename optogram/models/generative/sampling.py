@@ -54,6 +54,12 @@ def sample(
     return torch.cat(drawn) if drawn else torch.empty(0, 3, *diffusion.size)
 
 
+def image_seeds(seed: int, count: int) -> list[int]:
+    """Seeds of images, one each: those of the first few are the same however many there are."""
+    first = int(np.random.SeedSequence(seed).generate_state(1, np.uint32)[0])
+    return list(range(first, first + count))
+
+
 def to_pixels(images: Float[Tensor, "image 3 y x"], model: str) -> UInt8[np.ndarray, "image y x 3"]:
     """Images in [0, 1] as pixels. Raises ModelError that names the model and the first image with what is no number."""
     finite = images.isfinite().flatten(1).all(1)
