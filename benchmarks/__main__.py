@@ -27,6 +27,7 @@ SUBJECTS = (
     "sort_matching",
     "sampling",
     "diffusion_training",
+    "rosetta",
     "store",
     "dask",
     "runs",

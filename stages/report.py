@@ -26,16 +26,17 @@ def main(door: Doorway) -> None:
     params = door.params.model_dump(mode="json")
     found = {kind: {name: {} for name in params[f"{kind}s"]} for kind in ("clip", "classifier")}
     drawing = [*params["sample"]["models"], *params["generate"]["models"]]
-    found["prior"] = {name: {} for name in drawing}
+    found |= {"prior": {name: {} for name in drawing}, "group": {name: {} for name in params["rosetta"]["groups"]}}
     images = {}
     for need, stages in FEEDS.items():
         kind = next((kind for kind in found if f"{{{kind}}}" in need), "clip")
         for stage in stages:
             for instance in stage.instances(params):
                 first, *below = stage.filled(stage.out, instance, params).split("/")
-                if "model" not in instance:
+                model = instance.get("group", instance.get("model"))
+                if model is None:
                     images["/".join(below)] = door.opened(first, *below)
-                elif (model := instance["model"]) in found[kind]:
+                elif model in found[kind]:
                     part = "/".join([first, *(name for name in below if name != model)])
                     found[kind][model][part] = door.opened(first, *below)
     build_report(door.path("out"), images, *found.values())

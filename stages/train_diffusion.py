@@ -57,6 +57,7 @@ def options_of(training: DiffusionTraining, seed: int) -> DiffusionOptions:
         layers=training.layers,
         unconditional=training.unconditional,
         average=training.average,
+        focus=training.focus,
         bfloat16=training.bfloat16,
         seed=seed,
     )

@@ -41,7 +41,8 @@ def problems(params: "optogram.params.root.Params") -> Iterator[str]:
     # a name that is not there would give errors of its own in all later checks
     yield from (found := [*_models(params), *_lists(params), *_splits(params), *_sources(params)])
     if not found:
-        yield from (*_trained(params), *_gans(params), *_diffusions(params), *_samples(params), *_pools(params))
+        yield from (*_trained(params), *_gans(params), *_diffusions(params), *_samples(params), *_groups(params))
+        yield from _pools(params)
 
 
 def missing_files(params: "optogram.params.root.Params") -> Iterator[str]:
@@ -92,7 +93,7 @@ def _why(path: str) -> str:
 
 def _models(params: "optogram.params.root.Params") -> Iterator[str]:
     for kind in KINDS:
-        known = [name for word in ("train", "load") for name in getattr(params, f"{word}_{kind}").models]
+        known = _made(params, kind)
         for name in getattr(params, f"{kind}s"):
             if name not in known:
                 yield f"{kind}s names {name!r}, but train_{kind}.models and load_{kind}.models have {known}"
@@ -245,7 +246,7 @@ def _samples(params: "optogram.params.root.Params") -> Iterator[str]:
     """What is drawn with, and who looks at it, has been made."""
     models = {name: [*getattr(params, name).models] for name in (SAMPLES, GENERATED, JUDGES)}
     for kind in KINDS:
-        models[kind] = [name for word in ("train", "load") for name in getattr(params, f"{word}_{kind}").models]
+        models[kind] = _made(params, kind)
     for section, sources in ((SAMPLES, (PRIORS, LOADED)), (GENERATED, (GANS, "load_generator"))):
         known, of = [name for one in sources for name in getattr(params, one).models], ".models and ".join(sources)
         for name in models[section]:
@@ -271,6 +272,40 @@ def _samples(params: "optogram.params.root.Params") -> Iterator[str]:
             if section == "fidelity" and eyes.classifier not in models["classifier"]:
                 known = models["classifier"]
                 yield f"{at}.classifier = {eyes.classifier!r}, but train_classifier and load_classifier have {known}"
+
+
+def _made(params: "optogram.params.root.Params", kind: str) -> list[str]:
+    """Names of the models of a kind, trained or loaded."""
+    return [name for word in ("train", "load") for name in getattr(params, f"{word}_{kind}").models]
+
+
+def _groups(params: "optogram.params.root.Params") -> Iterator[str]:
+    """Models that are matched have been made, and there are two at least."""
+    rosetta = getattr(params, "rosetta")  # noqa: B009  the type of the params does not have it
+    models = {kind: _made(params, kind) for kind in KINDS}
+    generators = [name for one in (GANS, "load_generator") for name in getattr(params, one).models]
+    splits = [*params.scenes.splits, *params.photos.splits]
+    for name, group in rosetta.groups.items():
+        at = f"rosetta.groups.{name}"
+        known = models["clip"] + models["classifier"]
+        for model in group.models:
+            if model not in known:
+                yield f"{at}.models names {model!r}, but there are {known}"
+        if len({*group.models}) + (group.generator is not None) < 2:
+            yield f"{at}.models = {group.models}, expected two models or more, or a generator; name another one"
+        if group.generator is not None and group.generator not in generators:
+            yield f"{at}.generator = {group.generator!r}, but train_gan and load_generator have {generators}"
+        if group.judge is not None and group.judge not in getattr(params, JUDGES).models:
+            yield f"{at}.judge = {group.judge!r}, but train_judge.models has {[*getattr(params, JUDGES).models]}"
+        if group.split not in splits:
+            yield f"{at}.split = {group.split!r}, but scenes.splits and photos.splits have {splits}"
+        for model in group.layers:
+            if model not in group.models:
+                yield f"{at}.layers names {model!r}, which is not among its models {group.models}"
+    if rosetta.clip is not None and rosetta.clip not in models["clip"]:
+        yield f"rosetta.clip = {rosetta.clip!r}, but train_clip.models and load_clip.models have {models['clip']}"
+    if rosetta.pool not in params.texts.names:
+        yield f"rosetta.pool = {rosetta.pool!r}, but texts has the pools {params.texts.names}"
 
 
 def _pools(params: "optogram.params.root.Params") -> Iterator[str]:

@@ -55,7 +55,7 @@ class PatchCodec(Section):
     factor: PositiveInt = Field(default=4, description="side of a patch in pixels")
     channels: PositiveInt = Field(default=24, description="components kept")
     whitening: float = Field(
-        default=1.0, ge=0, le=1, description="1: all components are as large; 0: as large as in the pixels"
+        default=0.5, ge=0, le=1, description="1: all components are as large; 0: as large as in the pixels"
     )
 
 
@@ -65,8 +65,8 @@ class DiffusionTraining(Section):
     split: str = "single"
     clip: Name = Field(default="demo", description="whose text tower reads the captions")
     codec: PatchCodec = PatchCodec()
-    steps: PositiveInt = Field(default=4500, description="each of `batch` images")
-    batch: Annotated[int, Field(ge=2)] = 64
+    steps: PositiveInt = Field(default=11_000, description="each of `batch` images")
+    batch: Annotated[int, Field(ge=2)] = 32
     learning_rate: float = Field(default=1e-3, gt=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: int = Field(default=200, ge=0)
@@ -76,6 +76,7 @@ class DiffusionTraining(Section):
     layers: PositiveInt = 1
     unconditional: float = Field(default=0.1, ge=0, le=1, description="share learned without captions")
     average: float = Field(default=0.999, ge=0, lt=1, description="of the weights, which are what is kept")
+    focus: float = Field(default=8.0, ge=0, description="how much more objects weigh than other places, of scenes")
     bfloat16: bool = Field(
         default=False, description="on a processor too: twice as fast with AMX, other bytes where there is none"
     )
@@ -84,7 +85,9 @@ class DiffusionTraining(Section):
 class TrainDiffusion(Section):
     """Diffusion models trained on images/<split> and their captions."""
 
-    models: dict[Name, DiffusionTraining] = Field(default={}, description="name -> architecture and schedule")
+    models: dict[Name, DiffusionTraining] = Field(
+        default={"prior": DiffusionTraining(bfloat16=True)}, description="name -> architecture and schedule"
+    )
 
 
 class DiffusionSource(Section):
@@ -115,7 +118,9 @@ class Sampling(Section):
 class Sample(Section):
     """Images drawn with diffusion models, trained or loaded."""
 
-    models: dict[Name, Sampling] = Field(default={}, description="name of a diffusion model -> what is drawn with it")
+    models: dict[Name, Sampling] = Field(
+        default={"prior": Sampling(unconditional=100)}, description="name of a diffusion model -> what is drawn with it"
+    )
 
 
 class Generating(Section):
@@ -142,7 +147,9 @@ class Seeing(Section):
 class Drawn(Section):
     """Whether what was asked for is seen in samples of scenes."""
 
-    models: dict[Name, Seeing] = Field(default={}, description="name of a model in sample or generate -> who looks")
+    models: dict[Name, Seeing] = Field(
+        default={"prior": Seeing(judge="judge")}, description="name of a model in sample or generate -> who looks"
+    )
 
 
 class Comparing(Section):
@@ -156,7 +163,9 @@ class Comparing(Section):
 class Fidelity(Section):
     """How far samples are from real images, and whether they are copies."""
 
-    models: dict[Name, Comparing] = Field(default={}, description="name of a model in sample or generate -> with what")
+    models: dict[Name, Comparing] = Field(
+        default={"prior": Comparing()}, description="name of a model in sample or generate -> with what"
+    )
 
 
 SECTIONS = {

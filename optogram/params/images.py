@@ -25,6 +25,7 @@ class Scenes(Section):
         default={
             "train": SceneSplit(count=40_000),
             "train_biased": SceneSplit(count=20_000),
+            "single": SceneSplit(count=20_000),
             "reference": SceneSplit(count=1000),
             "eval": SceneSplit(count=2000),
             "biased": SceneSplit(count=2000),

@@ -28,17 +28,19 @@ def build_report(
     models: Mapping[str, Datasets],
     classifiers: Mapping[str, Datasets] | None = None,
     priors: Mapping[str, Datasets] | None = None,
+    groups: Mapping[str, Datasets] | None = None,
 ) -> None:
     """Write the report into the folder `out`: index.html, the pages of units (heads/, neurons/, units/) and of sections
     (visualisations/), and what they share in assets/.
 
     `images` are the images artifacts by split. `models` maps each CLIP's name to its artifacts by kind, `classifiers`
-    each classifier's, `priors` those of each model that draws: `optogram.report.registry.needs` lists the kinds, as
-    what stands in an artifact's name beside the model ("textspan", "neurons/3", "embeddings/class"). A kind that is
-    absent, or whose attribute `skipped` is set, is said to be so. The same artifacts give the same bytes. `out` appears
+    each classifier's, `priors` those of each model that draws, `groups` those of each group of matched models:
+    `optogram.report.registry.needs` lists the kinds, as what stands in an artifact's name beside the model ("textspan",
+    "neurons/3", "embeddings/class"). A kind that is absent, or whose attribute `skipped` is set, is said to be so. The
+    same artifacts give the same bytes. `out` appears
     whole or not at all. Raises ArtifactError if `out` exists, DataError if there are no images or no models.
     """
-    findings = collect(images, models, classifiers, priors)
+    findings = collect(images, models, classifiers, priors, groups)
     if out.exists():
         raise ArtifactError(f"{out} exists and is never overwritten. Remove it (`dvc repro` does), or name another.")
     out.parent.mkdir(parents=True, exist_ok=True)

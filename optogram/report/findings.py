@@ -132,12 +132,14 @@ class Model:
 
 @dataclass
 class Findings:
-    """All that a report shows. `images` by split; `models` (CLIP), `classifiers` and `priors` (that draw) by kind."""
+    """All that a report shows: `images` by split, and by kind what there is of `models` (CLIPs), `classifiers`,
+    `priors` (models that draw) and `groups` (of models that are matched)."""
 
     images: Datasets
     models: list[Model]
     classifiers: list[Model] = field(default_factory=list)
     priors: list[Model] = field(default_factory=list)
+    groups: list[Model] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
     class_attribute: str = ""
 
@@ -174,13 +176,14 @@ def collect(
     models: Mapping[str, Datasets],
     classifiers: Mapping[str, Datasets] | None = None,
     priors: Mapping[str, Datasets] | None = None,
+    groups: Mapping[str, Datasets] | None = None,
 ) -> Findings:
     """Findings from the artifacts; DataError if there are no images or no models."""
     if not images or not models:
         raise DataError(
             f"Nothing to report: {len(images)} image splits and {len(models)} models, expected at least one of each."
         )
-    return Findings(images, _models(models), _models(classifiers or {}), _models(priors or {}))
+    return Findings(images, *(_models(each or {}) for each in (models, classifiers, priors, groups)))
 
 
 def _models(models: Mapping[str, Datasets]) -> list[Model]:

@@ -44,7 +44,7 @@ def all_made(findings: Findings) -> Iterator[Made]:
     """Every artifact that the report was made from, images first."""
     for split, dataset in sorted(findings.images.items()):
         yield made(f"images/{split}", dataset)
-    for model in [*findings.models, *findings.classifiers, *findings.priors]:
+    for model in [*findings.models, *findings.classifiers, *findings.priors, *findings.groups]:
         for kind, dataset in sorted(model.parts.items()):
             yield made(artifact_name(kind, model.name), dataset)
 

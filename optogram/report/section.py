@@ -60,7 +60,8 @@ class Section:
     """A section of the report, declared once.
 
     `needs` are templates of the names of artifacts that it reads: `{model}` stands for a CLIP, `{classifier}` for a
-    classifier, `{prior}` for a model that draws, other braces for whatever there is (`neurons/{model}/{layer}`).
+    classifier, `{prior}` for a model that draws, `{group}` for models that are matched, other braces for whatever there
+    is (`neurons/{model}/{layer}`).
     `build` gives the panel of one of them, or of the run where `needs` names none of these (its model is None then).
     All else is optional: `tiles` are the key numbers on one model; `headline` are the sentences with which the report
     opens, on the models that are shown together (one CLIP, all classifiers, or all that draw); `units` are the units
@@ -82,13 +83,18 @@ class Section:
 
     @property
     def subject(self) -> str:
-        """What a panel is of: "model" (a CLIP), "classifier", "prior" (a model that draws), or "run"."""
-        kinds = ("model", "classifier", "prior")
+        """What a panel is of: "model" (a CLIP), "classifier", "prior" (that draws), "group" (of models), or "run"."""
+        kinds = ("model", "classifier", "prior", "group")
         return next((kind for kind in kinds if any(f"{{{kind}}}" in n for n in self.needs)), "run")
 
     def models(self, findings: Findings) -> list[Model]:
         """The models that it has panels of; none where it is of the run."""
-        of = {"model": findings.models, "classifier": findings.classifiers, "prior": findings.priors}
+        of = {
+            "model": findings.models,
+            "classifier": findings.classifiers,
+            "prior": findings.priors,
+            "group": findings.groups,
+        }
         return of.get(self.subject, [])
 
 
@@ -106,6 +112,8 @@ class Shown:
         if not self.panels:
             if self.section.subject == "prior":
                 return "params.yaml has nothing drawn: sample.models and generate.models are empty."
+            if self.section.subject == "group":
+                return "params.yaml has no models to match: rosetta.groups is empty."
             return "params.yaml names no classifiers."
         reasons = [panel.skipped for panel in self.panels]
         return "" if not all(reasons) else " ".join(dict.fromkeys(reasons))
@@ -117,7 +125,7 @@ def shown(context: Context, section: Section) -> Shown:
     panels = [section.build(context, model) for model in (models or ([None] if section.subject == "run" else []))]
     for panel, model in zip(panels, models, strict=False):
         panel.tiles = [*section.tiles(context, model), *panel.tiles]
-    together = section.subject in ("classifier", "prior")
+    together = section.subject in ("classifier", "prior", "group")
     groups = {"": models} if together else {model.slug: [model] for model in models}
     found = Shown(section, panels)
     if not found.missing:

@@ -31,12 +31,17 @@ class Denoiser(Protocol):
 
 
 class UNet(nn.Module):
-    """diffusers' UNet2DConditionModel. One with a projected class embedding gets the mean state of a text there."""
+    """diffusers' UNet2DConditionModel.
+
+    One with a projected class embedding gets the mean state of a text there. One with two channels more in than out gets
+    the row and the column of each place there, from -1 to 1: convolutions alone hardly know where they are.
+    """
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
         self._pooled = unet.config.get("class_embed_type") == "projection"
+        self._placed = unet.config["in_channels"] == unet.config["out_channels"] + 2
 
     def forward(
         self,
@@ -46,7 +51,14 @@ class UNet(nn.Module):
     ) -> Float[Tensor, "image channel row column"]:
         """The prediction."""
         pooled = {"class_labels": states.mean(1)} if self._pooled else {}
-        return self.unet(z, times, encoder_hidden_states=states, **pooled).sample
+        given = torch.cat([z, places(z)], 1) if self._placed else z
+        return self.unet(given, times, encoder_hidden_states=states, **pooled).sample
+
+
+def places(z: Float[Tensor, "image channel row column"]) -> Float[Tensor, "image 2 row column"]:
+    """The row and the column of each place, from -1 to 1."""
+    rows, columns = (torch.linspace(-1, 1, side, device=z.device, dtype=z.dtype) for side in z.shape[2:])
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij")).expand(len(z), -1, -1, -1)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def _folder(path: Path, where: torch.device) -> Diffusion:
     codec.eval().requires_grad_(False)
     size = unet.config["sample_size"]
     rows, columns = (size, size) if isinstance(size, int) else size
-    shape = (int(unet.config["in_channels"]), int(rows), int(columns))
+    shape = (int(unet.config["out_channels"]), int(rows), int(columns))
     return Diffusion(codec, denoiser, schedule, _texts(path, index, where), shape, where)
 
 

@@ -28,8 +28,7 @@ class Texts(Protocol):
 
 @dataclass(frozen=True)
 class ClipTexts:
-    """The text tower of a CLIP of ours. All tokens of its context count: the tower is causal, and so those behind a
-    text's end have read all of it."""
+    """The text tower of a CLIP of ours. Behind a text's end its last state, the only one that CLIP learns by, goes on."""
 
     clip: Clip
 
@@ -49,7 +48,10 @@ class ClipTexts:
         tower = self._tower
         tokens = self.clip.tokenize(list(prompts)).to(self.clip.device)
         x = tower.token_embedding(tokens) + tower.positional_embedding
-        return tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask)).float()
+        found = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask)).float()
+        # open_clip's own way to find the end: no token has a larger number
+        until = torch.minimum(torch.arange(tokens.shape[1], device=tokens.device), tokens.argmax(1)[:, None])
+        return found.gather(1, until[:, :, None].expand_as(found))
 
 
 @dataclass(frozen=True)

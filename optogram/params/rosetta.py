@@ -1,0 +1,41 @@
+"""Sections of params.yaml: units that models share."""
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from optogram.params.sections import Method, Name, Section
+
+
+class RosettaGroup(Section):
+    """Models whose units are matched on the same images."""
+
+    models: list[Name] = Field(
+        min_length=1, description="classifiers and CLIPs; concepts are joined over the first, or over the generator"
+    )
+    generator: Name | None = Field(default=None, description="of train_gan or load_generator, which draws the images")
+    judge: Name | None = Field(default=None, description="of train_judge.models, who says what the generator drew")
+    split: str = Field(default="eval", description="images, where no generator draws them")
+    images: int = Field(default=500, ge=50)
+    layers: dict[str, list[str]] = Field(
+        default={}, description="model -> layers whose channels are units; for others all nonlinearities"
+    )
+
+
+class Rosetta(Method):
+    """Rosetta neurons (thesis, chapter 4)."""
+
+    groups: dict[Name, RosettaGroup] = Field(
+        default={"scenes": RosettaGroup(models=["resnet", "vit", "demo"])}, description="name -> models to match"
+    )
+    k: PositiveInt = Field(default=5, description="nearest units of each among which best buddies are")
+    rate: float = Field(default=0.01, gt=0, lt=1, description="share of pairs that chance may have given")
+    shuffles: PositiveInt = Field(default=4, description="times that images are shuffled to tell what chance gives")
+    alike: float = Field(
+        default=0.7, gt=0, le=1, description="least correlation of two units of a model that are one concept"
+    )
+    clip: str | None = Field(default="demo", description="CLIP whose texts name units, one of clips; null = none")
+    pool: str = Field(default="class", description="its texts, one of texts")
+    shown: NonNegativeInt = Field(default=24, description="concepts of which images and maps are kept")
+    examples: PositiveInt = Field(default=6, description="images a concept")
+
+
+SECTIONS = {"rosetta": Rosetta}

@@ -1,0 +1,171 @@
+"""Groups of models from images to the dictionary, where it is known what they share."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import xarray as xr
+
+from optogram.data.scenes import Scenes
+from optogram.errors import DataError, ParamError
+from optogram.methods.rosetta.dictionary import headline
+from optogram.methods.rosetta.groups import LABELS, Drawn, Stored, rosetta
+from optogram.methods.rosetta.mining import Images, Member, mine, rotations
+from optogram.models.generative.gan_networks import GanGenerator
+from optogram.models.generative.generators import Generator
+
+SETTINGS = {"k": 3, "rate": 0.05, "shuffles": 2, "alike": 0.9, "seed": 0}
+
+
+def features(seed, channels=6, side=8):
+    """A model of units that nobody knows: random filters, and the nonlinearity."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(channels, 3, 9, 9, generator=generator)
+
+    def maps(pixels):
+        rgb = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5
+        return [F.adaptive_avg_pool2d(F.conv2d(rgb, weight).relu(), side)]
+
+    return maps
+
+
+def joined(*models):
+    return lambda pixels: [torch.cat([maps for model in models for maps in model(pixels)], 1)]
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return Scenes("eval", 160, 0).read(0, 160)
+
+
+@pytest.fixture(scope="module")
+def found(scenes):
+    """Two models with six units in common, of which the second has them in another order, twice the size."""
+    shared = features(0, side=8)
+    again = features(0, side=16)
+    one = Member("one", ("a",), joined(shared, features(1, 4)), features(7, 10))
+    other = Member("other", ("b",), lambda pixels: [joined(features(2, 3, 16), again)(pixels)[0]], features(8, 9, 16))
+    source = Stored(scenes, 160, 0)
+    return rosetta(source, [one, other, *source.own], examples=4, shown=3, **SETTINGS)
+
+
+def test_what_two_models_share_is_found(found):
+    kept = found.isel(pair=np.flatnonzero(found.found))
+    pairs = {(int(found.channel[a]), int(found.channel[b])) for a, b in zip(kept.a.values, kept.b.values, strict=True)}
+    assert {(unit, unit + 3) for unit in range(6)} <= pairs
+    planted = [r for a, b, r in zip(kept.a.values, kept.b.values, kept.r.values, strict=True) if b - 10 == a + 3]
+    assert min(planted) > 0.85, "maps of 8 and of 16 points a side"
+    assert found.concept_r.sel(model="other").max() > 0.9
+    assert found.attrs["anchor"] == "one"
+    assert headline(found).value == float(found["count"].sel(kind="real")[0])
+
+
+def test_units_that_see_what_is_labelled_are_named(scenes):
+    def sees(pixels):
+        green = torch.from_numpy((pixels[..., 1].astype(int) - pixels[..., 0] > 40) & (pixels[..., 2] < 100)).float()
+        return [torch.stack([green, torch.rand(green.shape, generator=torch.Generator().manual_seed(0))], 1)]
+
+    source = Stored(scenes, 160, 0)
+    found = rosetta(source, [Member("a", ("x",), sees), Member("b", ("y",), sees), *source.own], shown=0, **SETTINGS)
+    names = found.name_labels.values.tolist()
+    assert names[0] == names[2] == "grass"
+    assert found.attribute_labels.values[0] == "background"
+    assert "pixels" not in found
+
+
+def test_pictures_are_of_the_strongest_images(found, scenes):
+    source = Stored(scenes, 160, 0)
+    maps = features(0)(source.draw(np.arange(160)).pixels)[0].mean((2, 3))
+    unit = int(found.channel[int(found.concept_unit.values[0, 0])])
+    if unit < 6:
+        strengths = maps[:, unit].sort(descending=True).values[[0, 1, 80, 159]]
+        torch.testing.assert_close(maps[found.image_number.values[0], unit], strengths)
+    drawn = source.draw(found.image_number.values[0]).pixels
+    np.testing.assert_array_equal(found.pixels.values[0], drawn)
+    there = found.maps.values[0][np.isfinite(found.concept_unit.values[0])].astype(float)
+    assert there.min() == 0
+    assert there.max() == 1
+
+
+def test_null_models_are_counted(found):
+    counts = found["count"].isel(match=0)
+    assert counts.sel(kind="shuffled") <= 0.05 * counts.sel(kind="real")
+    assert np.isfinite(counts.values).all()
+    assert set(found.null_kind.values.tolist()) == {"shuffled", "rotated", "untrained"}
+
+
+@pytest.mark.parametrize("batch", [1, 50, 160])
+def test_batches_change_no_byte(scenes, batch):
+    def mined(size):
+        def batches():
+            pixels = scenes.pixels.values
+            for start in range(0, len(pixels), size):
+                part = pixels[start : start + size]
+                # a kernel may round by the number of images, and that is the model's affair
+                given = {"a": torch.cat([features(0)(image[None])[0] for image in part])}
+                given["b"] = torch.cat([features(1, 4, 4)(image[None])[0] for image in part])
+                yield Images(part, {name: [maps] for name, maps in given.items()})
+
+        return mine(batches(), [Member("a", ("x",)), Member("b", ("y",))], k=3, seed=0).matches["a", "b"]
+
+    one, other = mined(batch), mined(32)
+    assert one.correlation.tobytes() == other.correlation.tobytes()
+    assert one.halves.tobytes() == other.halves.tobytes()
+    assert [r.tobytes() for r in one.nulls["shuffled"]] == [r.tobytes() for r in other.nulls["shuffled"]]
+
+
+def test_a_generator_comes_with_its_images_and_maps():
+    torch.manual_seed(0)
+    model = GanGenerator(4, (8, 6, 4)).eval().requires_grad_(False)
+    generator = Generator(model, 4, model.unit_layers, "callable:nowhere")
+    source = Drawn("gan", generator, list(range(64)))
+    pixels = source.draw(np.arange(3)).pixels
+    np.testing.assert_array_equal(source.draw(np.array([2])).pixels[0], pixels[2])
+    other = Member("other", ("x",), features(0), features(9))
+    found = rosetta(source, [*source.own, other], shown=1, examples=2, **SETTINGS)
+    assert found.model.values.tolist() == ["gan", "other"]
+    assert set(found.layer_of.values.tolist()) == {*generator.layers, "x"}
+    assert "name_labels" not in found
+
+
+def test_rotations_are_rotations():
+    one, other = rotations([5, 9], (0, 1))
+    for matrix in (one, other):
+        torch.testing.assert_close(matrix @ matrix.T, torch.eye(len(matrix)), atol=1e-5, rtol=0)
+    assert not torch.equal(rotations([5], (0, 2))[0], one)
+
+
+def test_bad_input_is_named(scenes):
+    source = Stored(scenes, 160, 0)
+    a, b = Member("a", ("x",), features(0)), Member("b", ("y",), features(1))
+    with pytest.raises(DataError, match="there are 40 images, expected at least 50"):
+        Stored(scenes.isel(image=slice(40)), 100, 0)
+    with pytest.raises(ParamError, match="two models at least"):
+        rosetta(source, [a, *source.own], **SETTINGS)
+
+    def broken(pixels):
+        maps = features(1)(pixels)[0]
+        maps[3, 2, 0, 0] = float("inf")
+        return [maps]
+
+    with pytest.raises(DataError, match="channel 2 of layer 'y' of b has values that are not finite"):
+        rosetta(source, [a, Member("b", ("y",), broken), *source.own], **SETTINGS)
+    with pytest.raises(DataError, match="there are 20 images"):
+        mine([Images(scenes.pixels.values[:20], {})], [a, b], seed=0)
+
+
+def test_a_model_that_is_constant_shares_nothing(scenes):
+    dull = Member("dull", ("y",), lambda pixels: [torch.ones(len(pixels), 4, 4, 4)])
+    source = Stored(scenes, 160, 0)
+    found = rosetta(source, [Member("a", ("x",), features(0)), dull, *source.own], **SETTINGS)
+    assert found.constant.values.tolist() == [False] * 6 + [True] * 4
+    assert found.sizes["pair"] == found.sizes["concept"] == 0
+    assert np.isinf(found.threshold.values).all()
+    assert headline(found).value == 0
+
+
+def test_images_without_labels_have_no_member_of_labels(scenes):
+    bare = scenes[["pixels"]]
+    source = Stored(xr.Dataset({"pixels": bare.pixels}), 160, 0)
+    assert not source.own
+    assert Stored(scenes, 160, 0).own[0].name == LABELS

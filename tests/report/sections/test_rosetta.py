@@ -1,0 +1,114 @@
+"""The section of units that models share: planted pairs, null models, concepts."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from planted_findings import provenance
+
+from optogram.methods.rosetta.dictionary import dictionary, pictures
+from optogram.methods.rosetta.matching import neighbours, paired
+from optogram.methods.rosetta.mining import Images, Match, Member, Mined
+from optogram.methods.rosetta.naming import Names
+from optogram.report.build import build_report
+
+HOSTILE = '<script>alert("unit")</script>'
+
+
+def match(r, threshold, nulls):
+    pairs = paired(r, neighbours(r, 2))
+    return Match(r, pairs, np.stack([pairs.r, pairs.r - 0.1]), threshold, nulls, np.stack([pairs.a, pairs.b], 1))
+
+
+@pytest.fixture(scope="module")
+def group():
+    """Three units of a, of which the first two are alike, two of b and two of c."""
+    units = {
+        name: [(f"layer of {name}", k, (4, 4)) for k in range(many)] for name, many in (("a", 3), ("b", 2), ("c", 2))
+    }
+    low = [np.array([0.3, 0.2]), np.array([0.25])]
+    nulls = {"shuffled": low, "rotated": [np.array([0.95, 0.9, 0.85, 0.8, 0.7])], "untrained": [np.array([0.75])]}
+    ab = np.array([[0.9, 0.0], [0.6, 0.1], [0.0, 0.7]])
+    ac = np.array([[0.8, 0.0], [0.0, 0.1], [0.2, 0.1]])
+    bc = np.array([[0.1, 0.0], [0.0, 0.15]])
+    matches = {
+        ("a", "b"): match(ab, 0.5, nulls),
+        ("a", "c"): match(ac, 0.5, nulls),
+        ("b", "c"): match(bc, np.inf, nulls),
+    }
+    within = np.array([[1, 0.8, 0], [0.8, 1, 0], [0, 0, 1.0]])
+    means = {name: np.random.default_rng(0).random((60, len(of))).astype(np.float32) for name, of in units.items()}
+    constant = {name: np.zeros(len(of), bool) for name, of in units.items()}
+    mined = Mined(units, matches, within, means, constant, 60)
+
+    def maps(pixels):
+        return [torch.rand(len(pixels), 3, 4, 4, generator=torch.Generator().manual_seed(1))]
+
+    members = [Member(name, (f"layer of {name}",), maps) for name in units]
+    said = {"a": ["red", "red", ""], "b": ["red", "blue"], "c": [HOSTILE, ""]}
+    names = {"labels": {n: Names(v, ["colour" if x else "" for x in v], np.ones(len(v))) for n, v in said.items()}}
+    found = dictionary(mined, members, k=2, alike=0.7, names=names)
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 64, 64, 3), np.uint8)
+    return found.merge(pictures(found, mined, members, lambda rows: Images(pixels[rows], {}), shown=5, images=3))
+
+
+def test_concepts_join_what_is_alike_and_shared(group):
+    assert group.concept_units.values.tolist() == [2, 1]
+    assert group.concept_models.values.tolist() == [3, 2]
+    units = group.concept_unit.transpose("concept", "model").values
+    np.testing.assert_array_equal(units, [[0, 3, 5], [2, 4, np.nan]])
+    np.testing.assert_allclose(group.concept_r.values[0, 1:], [0.9, 0.8])
+    assert float(group.concept_chance[0, 1]) == 1 / 4
+
+
+def test_agreement_is_beside_chance(group):
+    # pairs of a and b with two names: (0, 0) and (1, 0), red both
+    assert group.agreement.values[0].tolist() == [1.0]
+    assert group.agreement_of.values[0].tolist() == [2.0]
+    assert group.agreement_chance.values[0].tolist() == [1.0]
+    assert np.isnan(group.agreement.values[2, 0])
+
+
+def test_layers_count_units_with_partners(group):
+    np.testing.assert_allclose(group.layer_shared.values, [1, 1, 0.5])
+    np.testing.assert_allclose(group.layer_shared_by_all.values, [1 / 3, 0, 0])
+
+
+@pytest.fixture(scope="module")
+def page(scenes, group, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared") / "report"
+    made = group.assign_attrs(provenance("rosetta/trio").attributes("0" * 64) | group.attrs)
+    build_report(folder, *scenes, {}, {}, {"trio": {"rosetta": made}})
+    return (folder / "index.html").read_text(), folder
+
+
+def test_the_nearest_null_model_is_told(page):
+    assert "a and b share 3 pairs of units above chance by shuffled images" in page[0]
+    assert "channels of one rotated, has 5. That units are shared is then no property of single units." in page[0]
+    text = page[0][page[0].index('id="rosetta"') :]
+    assert "of 2 in two or more" in text
+    assert "not made" not in text
+
+
+def test_each_concept_has_a_page(page):
+    pages = sorted((page[1] / "units").glob("rosetta-*.html"))
+    assert len(pages) == 2
+    text = pages[0].read_text()
+    assert "layer of b, channel 0" in text
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+    assert [*(page[1] / "assets").glob("grid-rosettatrio-0.*")]
+
+
+def test_a_run_without_groups_says_so(scenes, tmp_path):
+    build_report(tmp_path / "report", *scenes)
+    assert "has no models to match: rosetta.groups" in (tmp_path / "report/index.html").read_text()
+
+
+def test_a_group_that_shares_nothing_is_shown(scenes, group, tmp_path):
+    none = {name: of for name, of in group.data_vars.items() if not {"concept", "shown"} & {*of.dims}}
+    bare = xr.Dataset(none, {"model": group.model.values}, group.attrs)
+    bare = bare.assign(concept_models=("concept", np.empty(0, np.int32)), count=bare["count"] * 0)
+    made = bare.assign_attrs(provenance("rosetta/trio").attributes("0" * 64) | group.attrs)
+    build_report(tmp_path / "report", *scenes, {}, {}, {"trio": {"rosetta": made}})
+    assert "share 0 pairs of units" in (tmp_path / "report/index.html").read_text()
