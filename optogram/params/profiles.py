@@ -31,7 +31,7 @@ def profile_params(name: str, settings: list[str], folder: Path = Path("profiles
         raise ParamError(f"No profile {name!r}; there are {', '.join(known)}.{nearest(name, known)}")
     if name != "demo":
         overlay = read_mapping(folder / f"{name}.yaml")
-        values = _overlay(values, overlay, replaced=("splits", "models", "files"))
+        values = _overlay(values, overlay, replaced=("splits", "models", "files", "groups"))
         given += [f"{section}.{key}" for section, of in overlay.items() if isinstance(of, dict) for key in of]
     for key, value in parsed(settings).items():
         nested = value

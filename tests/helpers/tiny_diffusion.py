@@ -29,6 +29,17 @@ def tiny_images(count=32):
     return Scenes("single", count, seed=0, size=32).read(0, count)
 
 
+def placed(z):
+    """Latents with the row and the column of each place, from -1 to 1, as two channels more."""
+    rows, columns = z.shape[2:]
+    where = torch.empty(2, rows, columns)
+    for row in range(rows):
+        where[0, row] = 2 * row / (rows - 1) - 1
+    for column in range(columns):
+        where[1, :, column] = 2 * column / (columns - 1) - 1
+    return torch.cat([z, where.expand(len(z), -1, -1, -1)], 1)
+
+
 def tiny_diffusion(**config):
     """Images of 32 x 32. `config`: of the scheduler."""
     codec = fit_patches(tiny_images().pixels.values, factor=4, channels=8)

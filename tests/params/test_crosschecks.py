@@ -124,7 +124,7 @@ PRIOR = ("train_diffusion.models={prior: {split: train}}", "sample.models={prior
         ),
         (
             ["drawn.models={a: {judge: judge, split: train}}"],
-            "drawn.models names 'a', but sample.models and generate.models have []",
+            "drawn.models names 'a', but sample.models and generate.models have ['prior']",
         ),
         (
             [*PRIOR, "drawn.models={prior: {judge: b, split: train}}"],

@@ -18,7 +18,7 @@ from stages.report import STAGE
 def test_keys_are_distinct_and_in_the_order_of_families():
     keys = [section.key for section in registry.sections()]
     assert len(set(keys)) == len(keys)
-    assert (keys[0], keys[-1]) == ("images", "visualisations")
+    assert (keys[0], keys[-1]) == ("images", "rosetta")
     assert keys.index("heads") < keys.index("spurious") < keys.index("neurons")
     assert len(set(FAMILIES)) == len(FAMILIES)
 
@@ -31,9 +31,9 @@ def test_the_stage_opens_what_sections_need():
 
 def test_every_section_is_of_one_subject():
     for section in registry.sections():
-        assert section.subject in ("run", "model", "classifier", "prior")
+        assert section.subject in ("run", "model", "classifier", "prior", "group")
         named = set(re.findall(r"\{\w+\}", " ".join(section.needs)))
-        assert len(named & {"{model}", "{classifier}", "{prior}"}) <= 1
+        assert len(named & {"{model}", "{classifier}", "{prior}", "{group}"}) <= 1
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from tiny_diffusion import tiny_diffusion
+from tiny_diffusion import placed, tiny_diffusion
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import optogram
@@ -97,7 +97,7 @@ def test_ours_comes_back_and_opens_in_diffusers(ours):
     z, states = diffusion.noise([1]), again.states(PROMPTS[:1])
     with torch.no_grad():
         for time in scheduler.timesteps:
-            z = scheduler.step(unet(z, time, states, class_labels=states.mean(1)).sample, time, z).prev_sample
+            z = scheduler.step(unet(placed(z), time, states, class_labels=states.mean(1)).sample, time, z).prev_sample
         theirs = diffusion.codec.decode(z).clamp(0, 1)
     mine = sample(again, states, seeds=[1], steps=4, scale=1)
     torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)

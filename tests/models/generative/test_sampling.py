@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from tiny_diffusion import tiny_diffusion
+from tiny_diffusion import placed, tiny_diffusion
 
 from optogram.errors import DataError, ModelError, ParamError, ShapeError
 from optogram.models.generative.codecs import Patches
@@ -28,7 +28,7 @@ def literal(diffusion, prompt, seed, steps, scale):
     z = torch.randn(1, *diffusion.shape, generator=torch.Generator().manual_seed(seed))
     free, bound = diffusion.states([""]), diffusion.states([prompt])
     for time in scheduler.timesteps:
-        with_text, without = (unet(z, time, s, class_labels=s.mean(1)).sample for s in (bound, free))
+        with_text, without = (unet(placed(z), time, s, class_labels=s.mean(1)).sample for s in (bound, free))
         z = scheduler.step(without + scale * (with_text - without), time, z).prev_sample
     return diffusion.codec.decode(z)[0].clamp(0, 1)
 
