@@ -218,10 +218,11 @@ def _matches(matches: Mapping[tuple[str, str], Match], names: Mapping[str, Mappi
             of = [by_model[name].value for name in pair]
             agreed[number, way] = agreement(*of, match.pairs.a[kept].tolist(), match.pairs.b[kept].tolist())
     none = {"missing": "there is no pair, or no null model of this kind"}
+    thresholds = np.array([match.threshold for match in matches.values()])
     variables: dict[str, Any] = {
         "first": ("match", np.array([one for one, _ in matches])),
         "second": ("match", np.array([other for _, other in matches])),
-        "threshold": ("match", np.array([match.threshold for match in matches.values()])),
+        "threshold": ("match", np.where(np.isfinite(thresholds), thresholds, np.nan), none),
         "count": (("match", "kind"), counts, none),
         "stable": ("match", stable, none),
         "assigned": ("match", one_to_one),

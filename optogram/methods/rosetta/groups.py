@@ -116,7 +116,7 @@ class Drawn:
         given = {self.name: list(maps.values())}
         if self.judge is not None:
             seen = self.judge.parse(pixels)
-            given[LABELS] = [label_maps(seen.rename(value="label"))]
+            given[LABELS] = [label_maps(seen[["mask", "value_name"]].assign(label=seen["value"].variable))]
         return Images(pixels, given)
 
 

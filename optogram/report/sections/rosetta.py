@@ -193,7 +193,10 @@ def _matches(found: xr.Dataset) -> Table:
     rows = []
     for at in range(found.sizes["match"]):
         one = found.isel(match=at)
-        row = [f"{one['first'].item()}, {one['second'].item()}", number(float(one["threshold"]))]
+        row = [
+            f"{one['first'].item()}, {one['second'].item()}",
+            number(float(one["threshold"])) if np.isfinite(one["threshold"]) else "none",
+        ]
         row += [_whole(one["count"].sel(kind=kind)) for kind in labels(found, "kind")]
         row += [_share(float(one["stable"])), _whole(one["assigned"])]
         for way in ways:

@@ -1,5 +1,7 @@
 """Groups of models from images to the dictionary, where it is known what they share."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -128,6 +130,31 @@ def test_a_generator_comes_with_its_images_and_maps():
     assert "name_labels" not in found
 
 
+def test_what_a_judge_sees_in_drawn_images_names_units(scenes):
+    """Stored scenes stand for what a generator draws, and their own labels for what a judge sees."""
+    names = scenes.value_name.values.astype(str)
+    attributes = scenes.attribute.values.tolist()
+
+    def parse(pixels):
+        some = slice(len(pixels))
+        variables = {"value": (("image", "attribute"), scenes.label.values[some])}
+        variables |= {"mask": (("image", "y", "x"), scenes.mask.values[some])}
+        return xr.Dataset(variables | {"value_name": (("attribute", "value"), names)}, {"attribute": attributes})
+
+    known = {name: tuple(filter(None, row)) for name, row in zip(attributes, names.tolist(), strict=True)}
+    judge = SimpleNamespace(attributes=known, parse=parse)
+    torch.manual_seed(0)
+    model = GanGenerator(4, (8, 6, 4)).eval().requires_grad_(False)
+    source = Drawn("gan", Generator(model, 4, model.unit_layers, "callable:nowhere"), range(64), judge)
+    assert [member.name for member in source.own] == ["gan", LABELS]
+    (maps,) = source.draw(np.arange(5)).maps[LABELS]
+    assert maps.shape == (5, len(source.values), 64, 64)
+    place = source.values.index(("background", "grass"))
+    grass = scenes.label.sel(attribute="background").values[:5] == list(names[-1]).index("grass")
+    expected = (scenes.mask.values[:5] == 0) & grass[:, None, None]
+    np.testing.assert_array_equal(maps[:, place].numpy(), expected)
+
+
 def test_rotations_are_rotations():
     one, other = rotations([5, 9], (0, 1))
     for matrix in (one, other):
@@ -160,7 +187,7 @@ def test_a_model_that_is_constant_shares_nothing(scenes):
     found = rosetta(source, [Member("a", ("x",), features(0)), dull, *source.own], **SETTINGS)
     assert found.constant.values.tolist() == [False] * 6 + [True] * 4
     assert found.sizes["pair"] == found.sizes["concept"] == 0
-    assert np.isinf(found.threshold.values).all()
+    assert np.isnan(found.threshold.values).all()
     assert headline(found).value == 0
 
 
