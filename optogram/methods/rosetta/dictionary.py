@@ -163,6 +163,8 @@ def _units(mined: Mined, order: Sequence[str], names: Mapping[str, Mapping[str, 
         "channel": ("unit", np.array([row[2] for row in rows], np.int32)),
         "map_height": ("unit", np.array([row[3][0] for row in rows], np.int32)),
         "map_width": ("unit", np.array([row[3][1] for row in rows], np.int32)),
+        "mean": ("unit", np.concatenate([mined.mean[name] for name in order])),
+        "deviation": ("unit", np.concatenate([mined.deviation[name] for name in order])),
         "constant": ("unit", np.concatenate([mined.constant[name] for name in order])),
     }
     for way, by_model in names.items():

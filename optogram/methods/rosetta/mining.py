@@ -16,7 +16,16 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from optogram.errors import DataError
-from optogram.methods.rosetta.correlation import BLOCK, Block, Correlation, Maps, centres_of, in_blocks, layers_of
+from optogram.methods.rosetta.correlation import (
+    BLOCK,
+    Block,
+    Correlation,
+    Maps,
+    centres_of,
+    in_blocks,
+    layers_of,
+    units_by_size,
+)
 from optogram.methods.rosetta.matching import (
     Pairs,
     assigned,
@@ -74,7 +83,7 @@ class Mined:
 
     units: of each member, the layer, channel and size of each unit. matches: by the two names. within: correlations of
     the first member's units with each other. means: (image, unit) the mean of each map, of each member.
-    constant: units that are constant on the images, of each member.
+    constant: units that are constant on the images, mean, deviation: of each unit (eq. 4.1), of each member.
     """
 
     units: Mapping[str, list[tuple[str, int, tuple[int, int]]]]
@@ -82,6 +91,8 @@ class Mined:
     within: Float64[np.ndarray, "unit unit"]
     means: Mapping[str, Float[np.ndarray, "image _unit"]]
     constant: Mapping[str, np.ndarray]
+    mean: Mapping[str, Float64[np.ndarray, " _unit"]]
+    deviation: Mapping[str, Float64[np.ndarray, " _unit"]]
     images: int = 0
 
 
@@ -130,6 +141,7 @@ class _Mining:
         self._rotations: dict[str, list[Tensor]] = {}
         self._means: dict[str, list[np.ndarray]] = {member.name: [] for member in members}
         self._units: dict[str, list[tuple[int, tuple[int, int]]]] = {}
+        self._moments: dict[str, np.ndarray] = {}
         self._within: Correlation | None = None
         self._blocks = 0
 
@@ -155,6 +167,7 @@ class _Mining:
         blocks = {name: Block(each, self._centres[name]) for name, each in maps.items()}
         names = [member.name for member in self._members]
         for name in names:
+            self._moments[name] = self._moments.get(name, 0) + own_sums(blocks[name], self._units[name])
             self._means[name].append(np.concatenate([layer.mean((2, 3)).cpu().numpy() for layer in maps[name]], 1))
         count = len(maps[names[0]][0])
         orders = [torch.roll(torch.arange(count), 1 + shift) for shift in range(self._shuffles)]
@@ -223,7 +236,26 @@ class _Mining:
             sizes = zip(member.layers, self._units[member.name], strict=True)
             units[member.name] = [(layer, channel, grid) for layer, (many, grid) in sizes for channel in range(many)]
         means = {name: np.concatenate(parts) for name, parts in self._means.items()}
-        return Mined(units, matches, self._within.table(), means, constant, count)
+        moments = {name: self._mean_and_deviation(name, count) for name in units}
+        mean, deviation = ({name: each[k] for name, each in moments.items()} for k in (0, 1))
+        return Mined(units, matches, self._within.table(), means, constant, mean, deviation, count)
+
+    def _mean_and_deviation(self, name: str, images: int) -> Float64[np.ndarray, "2 unit"]:
+        """Eq. 4.1, at the units' own sizes."""
+        places = np.concatenate([np.full(many, grid[0] * grid[1]) for many, grid in self._units[name]])
+        count = images * places
+        total, square = self._moments[name]
+        centre = torch.cat(list(self._centres[name])).double().cpu().numpy()
+        variance = np.maximum(square - total**2 / count, 0) / (count - 1)
+        return np.stack([centre + total / count, np.sqrt(variance)])
+
+
+def own_sums(block: Block, layers: Sequence[tuple[int, tuple[int, int]]]) -> Float64[np.ndarray, "2 unit"]:
+    """Sums and sums of squares of each unit's maps, less its centre, in the order of the layers."""
+    found = np.empty((2, sum(many for many, _ in layers)))
+    for grid, units in units_by_size(layers).items():
+        found[:, units] = torch.stack(block.moments(grid, grid)).cpu().numpy()
+    return found
 
 
 def _match(whole: Correlation, sums: _Sums, k: int, rate: float) -> Match:

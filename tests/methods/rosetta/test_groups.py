@@ -155,6 +155,17 @@ def test_what_a_judge_sees_in_drawn_images_names_units(scenes):
     np.testing.assert_array_equal(maps[:, place].numpy(), expected)
 
 
+def test_means_and_deviations_are_those_of_the_equation(scenes):
+    def far(pixels):
+        return [features(0)(pixels)[0] + 300, features(1, 4, 4)(pixels)[0]]
+
+    images = Images(scenes.pixels.values[:100], {})
+    found = mine([images], [Member("a", ("x", "y"), far), Member("b", ("z",), features(2))], seed=0)
+    columns = [layer.double().movedim(1, 0).flatten(1) for layer in far(images.pixels)]
+    np.testing.assert_allclose(found.mean["a"], torch.cat([each.mean(1) for each in columns]), rtol=1e-5)
+    np.testing.assert_allclose(found.deviation["a"], torch.cat([each.std(1) for each in columns]), rtol=1e-4)
+
+
 def test_rotations_are_rotations():
     one, other = rotations([5, 9], (0, 1))
     for matrix in (one, other):

@@ -39,7 +39,7 @@ def group():
     within = np.array([[1, 0.8, 0], [0.8, 1, 0], [0, 0, 1.0]])
     means = {name: np.random.default_rng(0).random((60, len(of))).astype(np.float32) for name, of in units.items()}
     constant = {name: np.zeros(len(of), bool) for name, of in units.items()}
-    mined = Mined(units, matches, within, means, constant, 60)
+    mined = Mined(units, matches, within, means, constant, constant, constant, 60)
 
     def maps(pixels):
         return [torch.rand(len(pixels), 3, 4, 4, generator=torch.Generator().manual_seed(1))]
