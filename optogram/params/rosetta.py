@@ -38,4 +38,15 @@ class Rosetta(Method):
     examples: PositiveInt = Field(default=6, description="images a concept")
 
 
-SECTIONS = {"rosetta": Rosetta}
+class RosettaInversion(Method):
+    """Real images back into the generators of rosetta.groups, with matched units (eq. 4.7)."""
+
+    images: PositiveInt = Field(default=8, description="the first so many of the group's split")
+    steps: PositiveInt = Field(default=200, description="of Adam; the thesis takes 500")
+    learning_rate: float = Field(default=0.05, gt=0)
+    matched: float = Field(default=1.0, ge=0, description="weight of the units' similarity, beta")
+    regular: float = Field(default=0.1, ge=0, description="weight of the latents' mean square, alpha")
+    reconstructed: float = Field(default=10.0, ge=0, description="weight of the mean squared error of pixels")
+
+
+SECTIONS = {"rosetta": Rosetta, "rosetta_inversion": RosettaInversion}

@@ -218,7 +218,7 @@ def _matches(matches: Mapping[tuple[str, str], Match], names: Mapping[str, Mappi
         one_to_one[number] = (match.correlation[tuple(match.assigned.T)] >= match.threshold).sum()
         for way, by_model in enumerate(names.values()):
             of = [by_model[name].value for name in pair]
-            agreed[number, way] = agreement(*of, match.pairs.a[kept].tolist(), match.pairs.b[kept].tolist())
+            agreed[number, way] = agreement(of[0], of[1], match.pairs.a[kept].tolist(), match.pairs.b[kept].tolist())
     none = {"missing": "there is no pair, or no null model of this kind"}
     thresholds = np.array([match.threshold for match in matches.values()])
     variables: dict[str, Any] = {

@@ -141,6 +141,14 @@ def members_of(
     return [*found, *(member for member in source.own if member.name == LABELS)]
 
 
+def models_of(
+    folders: Mapping[str, Path], layers: Mapping[str, Sequence[str]], *, side: int, device: str = "auto"
+) -> list[Member]:
+    """The members that look at images, without their untrained twins. side: of the images."""
+    loaded = {name: load_units(folder, layers.get(name), side=side, device=device) for name, folder in folders.items()}
+    return [Member(name, units.layers, units.maps) for name, units in loaded.items()]
+
+
 def rosetta(
     source: Source,
     members: Sequence[Member],

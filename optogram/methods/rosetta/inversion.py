@@ -132,6 +132,8 @@ def invert(
     adam = torch.optim.Adam([latents], options.learning_rate)
     traces: tuple[list[Tensor], list[Tensor]] = ([], [])
     alive = torch.ones(len(latents), dtype=torch.bool, device=latents.device)
+    if progress:
+        progress(0, options.steps)
     for step in range(options.steps):
         images, maps = generator.maps(latents, list(targets), batch=len(latents))
         like = similarity(maps, generator.layers, own, targets) if targets else latents.new_zeros(len(latents))

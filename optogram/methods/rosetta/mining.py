@@ -197,7 +197,8 @@ class _Mining:
                 self._rotations[member.name] = rotations([of[0] for of in self._units[member.name]], (self._seed, at))
         for one, other in combinations([member.name for member in self._members], 2):
             sizes = self._units[one], self._units[other]
-            sums = _Sums(*([Correlation(*sizes) for _ in range(many)] for many in (2, self._shuffles)))
+            halves, shuffled = ([Correlation(*sizes) for _ in range(many)] for many in (2, self._shuffles))
+            sums = _Sums(halves, shuffled)
             kinds = {"rotated": other in self._rotations, "untrained": other in twins}
             sums.nulls = {kind: Correlation(*sizes) for kind, there in kinds.items() if there}
             self._sums[one, other] = sums

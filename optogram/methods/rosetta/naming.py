@@ -81,7 +81,8 @@ def named_by_texts(
     r = units.T @ scores / len(means)
     best = r.argmax(1)
     value = np.take_along_axis(r, best[:, None], 1)[:, 0]
-    return Names([texts[at] if of > 0 else "" for at, of in zip(best, value, strict=True)], [""] * len(best), value)
+    said = [str(texts[at]) if of > 0 else "" for at, of in zip(best.tolist(), value.tolist(), strict=True)]
+    return Names(said, [""] * len(said), value)
 
 
 def agreement(

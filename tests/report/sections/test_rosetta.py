@@ -100,6 +100,30 @@ def test_each_concept_has_a_page(page):
     assert [*(page[1] / "assets").glob("grid-rosettatrio-0.*")]
 
 
+def test_inversions_stand_beside_permuted_pairs(scenes, group, tmp_path):
+    draw, names = np.random.default_rng(0), ["without units", "b", "all models", "permuted pairs"]
+    scores = np.array([[20, 22], [21, 23], [24, 26], [19, 21]], np.float32)
+    variables = {
+        "original": (("image", "y", "x", "rgb"), draw.integers(0, 256, (2, 64, 64, 3), np.uint8)),
+        "pixels": (("condition", "image", "y", "x", "rgb"), draw.integers(0, 256, (4, 2, 64, 64, 3), np.uint8)),
+        "psnr": (("condition", "image"), scores),
+        "ssim": (("condition", "image"), scores / 40),
+        "pairs": ("condition", [0, 3, 3, 3]),
+    }
+    inverted = xr.Dataset(variables, {"condition": names})
+    parts = {"rosetta": group, "rosetta_inversion": inverted}
+    made = {
+        kind: part.assign_attrs(provenance(f"{kind}/trio").attributes("0" * 64) | part.attrs)
+        for kind, part in parts.items()
+    }
+    build_report(tmp_path / "report", *scenes, {}, {}, {"trio": made})
+    text = (tmp_path / "report/index.html").read_text()
+    assert "Units help if all models are above permuted pairs" in text
+    row = text[text.index("all models</th>", text.index("PSNR in dB")) :][:200] if "all models</th>" in text else text
+    assert ">25<" in row.replace("25.0", "25")
+    assert [*(tmp_path / "report/assets").glob("grid-invertedtrio-0.*")]
+
+
 def test_a_run_without_groups_says_so(scenes, tmp_path):
     build_report(tmp_path / "report", *scenes)
     assert "has no models to match: rosetta.groups" in (tmp_path / "report/index.html").read_text()

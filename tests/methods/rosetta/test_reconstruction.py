@@ -1,0 +1,101 @@
+"""Real images back into a generator: the conditions of Table 4.1 beside permuted pairs."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from optogram.errors import DataError, ShapeError
+from optogram.methods.rosetta.groups import Drawn, rosetta
+from optogram.methods.rosetta.inversion import Inversion
+from optogram.methods.rosetta.mining import Member
+from optogram.methods.rosetta.reconstruction import headline, moments_of, pairs_of, permuted, reconstructions
+from optogram.metrics.pictures import psnr, ssim
+from optogram.models.generative.gan_networks import GanGenerator
+from optogram.models.generative.generators import Generator
+from optogram.models.generative.sampling import to_pixels
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    model = GanGenerator(6, (12, 8, 6)).eval().requires_grad_(False)
+    return Generator(model, 6, model.unit_layers, "callable:nowhere")
+
+
+def looks(pixels):
+    """A model whose units are the colours of each place, which the generator's last units decide."""
+    rgb = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    return [F.avg_pool2d(rgb, 2), torch.cat([F.avg_pool2d(rgb, 4), 1 - F.avg_pool2d(rgb, 4)], 1)]
+
+
+@pytest.fixture(scope="module")
+def found(generator):
+    member = Member("colours", ("half", "quarter"), looks, looks)
+    source = Drawn("gan", generator, range(96))
+    settings = {"k": 4, "rate": 0.3, "shuffles": 2, "alike": 0.9, "seed": 0, "shown": 0}
+    return rosetta(source, [*source.own, member], **settings), member
+
+
+def test_pairs_and_moments_are_those_that_were_mined(generator, found):
+    dataset, _ = found
+    pairs = pairs_of(dataset, "colours")
+    assert len(pairs) == int(dataset.found.sum()) > 3
+    (layer, channel), (other, unit) = pairs[0]
+    row = int(np.flatnonzero(dataset.found)[0])
+    assert dataset.unit.values[int(dataset.a[row])] == f"gan:{generator.layers[layer]}:{channel}"
+    assert dataset.unit.values[int(dataset.b[row])] == f"colours:{('half', 'quarter')[other]}:{unit}"
+    own = moments_of(dataset, "gan")
+    with torch.no_grad():
+        _, maps = generator.maps(generator.latents(range(96)))
+    for mean, layer_maps in zip(own.mean, maps.values(), strict=True):
+        torch.testing.assert_close(mean, layer_maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    assert sorted(own for own, _ in permuted(pairs, 0)) == sorted(own for own, _ in pairs)
+    assert sorted(other for _, other in permuted(pairs, 0)) == sorted(other for _, other in pairs)
+    assert permuted(pairs, 0) != pairs
+
+
+def test_conditions_stand_side_by_side(generator, found):
+    dataset, member = found
+    with torch.no_grad():
+        pixels = to_pixels(generator.images(generator.latents([500, 501, 502])), "gan")
+    done = []
+    result = reconstructions(
+        generator,
+        dataset,
+        [member],
+        pixels,
+        [1, 2, 3],
+        Inversion(steps=30, learning_rate=0.1),
+        permutation=0,
+        progress=lambda at, total: done.append((at, total)),
+    )
+    names = ["without units", "colours", "all models", "permuted pairs"]
+    assert result.condition.values.tolist() == names
+    assert result.pairs.values.tolist() == [0, *[int(dataset.found.sum())] * 3]
+    assert not result.similarity.sel(condition="without units").any()
+    last = result.similarity.sel(condition=["colours", "permuted pairs"]).isel(step=-1).mean("image").values
+    assert last[0] > last[1]
+    assert (result.psnr.sel(condition="without units") > 10).all()
+    assert np.array_equal(result.psnr.sel(condition="colours"), result.psnr.sel(condition="all models"))
+    assert headline(result).versus == "permuted pairs"
+    assert done[0] == (0, 120)
+    assert done[-1] == (120, 120)
+
+
+def test_bad_input_is_named(generator, found):
+    dataset, member = found
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    with pytest.raises(ShapeError, match="draws"):
+        reconstructions(generator, dataset, [member], images, [0], Inversion(2), permutation=0)
+    none = dataset.assign(found=dataset.found & False)
+    with pytest.raises(DataError, match="no unit of the generator"):
+        reconstructions(generator, none, [member], images[:, :16, :16], [0], Inversion(2), permutation=0)
+
+
+def test_scores_of_pictures():
+    truth = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    noisy = truth + 0.1 * torch.tensor([1.0, -1.0]).repeat(8)
+    np.testing.assert_allclose(psnr(noisy, truth), 20, atol=1e-4)
+    assert psnr(truth, truth).tolist() == [100, 100]
+    assert (ssim(noisy, truth) < ssim(truth, truth)).all()
