@@ -33,8 +33,8 @@ class Denoiser(Protocol):
 class UNet(nn.Module):
     """diffusers' UNet2DConditionModel.
 
-    One with a projected class embedding gets the mean state of a text there. One with two channels more in than out gets
-    the row and the column of each place there, from -1 to 1: convolutions alone hardly know where they are.
+    One with a projected class embedding gets the mean state of a text there. One with two channels more in than out is
+    told the row and the column of each place by them, from -1 to 1: convolutions alone hardly know where they are.
     """
 
     def __init__(self, unet: Any) -> None:

@@ -28,7 +28,7 @@ class Texts(Protocol):
 
 @dataclass(frozen=True)
 class ClipTexts:
-    """The text tower of a CLIP of ours. Behind a text's end its last state, the only one that CLIP learns by, goes on."""
+    """The text tower of a CLIP of ours. Behind a text's end its last state, the only one that CLIP uses, is repeated."""
 
     clip: Clip
 

@@ -177,7 +177,7 @@ class _DiffusionTask:
 def loss_weights(
     images: xr.Dataset, codec: Codec, latents: Float[Tensor, "image channel row column"], focus: float
 ) -> tuple[Float[Tensor, "1 channel 1 1"], Float[Tensor, "image 1 row column"]]:
-    """What the loss weighs by: each component of the latents by its variance, each place by 1 + focus where an object is.
+    """What the loss weighs by: components of latents by their variance, places of objects by 1 + focus.
 
     The mean of either is 1. All else equal, most of the loss is that of fine texture, which no model can foresee, and
     what a caption says of an object is a hundredth of it: its gradient drowns. Images without masks have no objects.
