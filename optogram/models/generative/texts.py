@@ -28,7 +28,7 @@ class Texts(Protocol):
 
 @dataclass(frozen=True)
 class ClipTexts:
-    """The text tower of a CLIP of ours. Behind a text's end its last state, the only one that CLIP uses, is repeated."""
+    """The text tower of a CLIP of ours. Behind a text's end its last state is repeated, the one that CLIP uses."""
 
     clip: Clip
 

@@ -10,7 +10,7 @@ from tiny_diffusion import tiny_images, tiny_texts
 from optogram.errors import DataError, ModelError, ParamError
 from optogram.models.generative.codecs import fit_patches
 from optogram.models.generative.sampling import sample
-from optogram.models.training.diffusion import DiffusionOptions, train_diffusion
+from optogram.models.training.diffusion import DiffusionOptions, loss_weights, train_diffusion
 
 OPTIONS = DiffusionOptions(steps=6, batch=8, warmup=2, widths=(8, 16), seed=3)
 CPU = torch.device("cpu")
@@ -70,6 +70,40 @@ def test_figures_are_measured_on_the_average_as_it_is(images):
     last, history = train(images, every=3, measure=measure)
     assert history.metrics == {3: {"figure": 1.0}, 6: {"figure": 2.0}}
     assert seen[0] != seen[1] == weights(last)
+
+
+def test_objects_and_large_components_weigh_more(images):
+    codec = fit_patches(images.pixels.values, factor=4, channels=6, whitening=0.5)
+    latents = codec.encode(torch.from_numpy(images.pixels.values).permute(0, 3, 1, 2).float() / 255)
+    component, place = loss_weights(images, codec, latents, 8.0)
+    assert component.mean() == pytest.approx(1)
+    assert place.mean() == pytest.approx(1)
+    variance = [float(latents[:, k].var(correction=0)) for k in range(6)]
+    np.testing.assert_allclose(component.flatten(), np.array(variance) / np.mean(variance), rtol=1e-4)
+    covered = np.array(
+        [
+            [[patch.mean() for patch in np.split(row, 8, 1)] for row in np.split(mask > 0, 8)]
+            for mask in images.mask.values
+        ]
+    )
+    expected = 1 + 8 * covered
+    np.testing.assert_allclose(place[:, 0], expected / expected.mean(), rtol=1e-4)
+    even = loss_weights(images.drop_vars("mask"), codec, latents, 8.0)[1]
+    assert torch.equal(even, torch.ones_like(even)), "nobody knows where objects are"
+
+
+def test_the_last_state_of_a_text_goes_on_behind_its_end():
+    texts = tiny_texts()
+    states, tokens = (
+        texts.states(["a red star", "a blue ring on snow"]),
+        texts.clip.tokenize(["a red star", "a blue ring on snow"]),
+    )
+    x = texts.clip.model.token_embedding(tokens) + texts.clip.model.positional_embedding
+    whole = texts.clip.model.ln_final(texts.clip.model.transformer(x, attn_mask=texts.clip.model.attn_mask))
+    for row, ids in enumerate(tokens.tolist()):
+        end = ids.index(max(ids))
+        torch.testing.assert_close(states[row, : end + 1], whole[row, : end + 1])
+        torch.testing.assert_close(states[row, end:], whole[row, end].expand(len(ids) - end, -1))
 
 
 def test_it_learns_what_captions_say():
