@@ -23,8 +23,11 @@ from optogram.models.units import unit_layers
 
 IMAGES, BATCH = 64, 32
 INVERTED, STEPS, FULL = 8, 20, 200
-RESNET = ("resnet10t", {"channels": [32, 64, 128, 192], "stem_width": 16})
-VIT = ("vit_tiny_patch16_224", {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 4})
+RESNET: tuple[str, dict[str, Any]] = ("resnet10t", {"channels": [32, 64, 128, 192], "stem_width": 16})
+VIT: tuple[str, dict[str, Any]] = (
+    "vit_tiny_patch16_224",
+    {"img_size": 64, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 4},
+)
 # 192 to 24 channels at the sides 4 to 64
 DRAWN = [(channels, (side, side)) for channels, side in zip((192, 128, 64, 48, 24), (4, 8, 16, 32, 64), strict=True)]
 # a generator's layers against those of a classifier at 224 pixels

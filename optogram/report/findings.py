@@ -183,7 +183,7 @@ def collect(
         raise DataError(
             f"Nothing to report: {len(images)} image splits and {len(models)} models, expected at least one of each."
         )
-    return Findings(images, *(_models(each or {}) for each in (models, classifiers, priors, groups)))
+    return Findings(images, _models(models), _models(classifiers or {}), _models(priors or {}), _models(groups or {}))
 
 
 def _models(models: Mapping[str, Datasets]) -> list[Model]:
