@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ LABELS = "labels"
 """The member whose units are the values of attributes where they are to be seen."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """Images that a group of models sees, by their numbers, from 0 to `total` - 1."""
 
