@@ -40,6 +40,8 @@ INSTANCES = {
     for name, stage in DECLARED.items()
     if name != "check_params" and (instances := stage.instances(PARAMS))
 }
+# the first instance is the one that is looked at: nothing is inverted into a group without a generator
+INSTANCES["rosetta_inversion"].reverse()
 
 
 def command(stage, values, params=PARAMS):

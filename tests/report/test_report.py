@@ -233,8 +233,20 @@ def test_an_image_of_no_split_is_marked(scenes, tmp_path):
 
 def test_the_stage_writes_it(artifacts, report, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text(profile_text("demo", ["second_order.layers=[0,1]"]))
-    kinds = ("images", "embeddings", "neurons", "samples", "drawn", "fidelity", "rosetta", "rosetta_inversion", *KINDS, *VISUAL)
+    none = [f"{section}.models={{}}" for section in ("sample", "drawn", "fidelity")] + ["rosetta.groups={}"]
+    (tmp_path / "params.yaml").write_text(profile_text("demo", ["second_order.layers=[0,1]", *none]))
+    kinds = (
+        "images",
+        "embeddings",
+        "neurons",
+        "samples",
+        "drawn",
+        "fidelity",
+        "rosetta",
+        "rosetta_inversion",
+        *KINDS,
+        *VISUAL,
+    )
     argv = [f"--{kind}={artifacts / kind}" for kind in kinds]
     main([*argv, f"--out={tmp_path / 'report'}"])
     folders = {"assets", "heads", "neurons", "visualisations", "units"}
