@@ -17,7 +17,7 @@ from torch import Tensor
 from optogram.methods.rosetta.correlation import pearson
 from optogram.methods.rosetta.inversion import Inversion, Moments, invert
 from optogram.models.generative.gan_networks import GanGenerator
-from optogram.models.generative.generators import Generator
+from optogram.models.generative.generators import generator_of
 from optogram.models.layers import activations
 from optogram.models.units import unit_layers
 
@@ -60,8 +60,7 @@ def rows() -> list[dict[str, Any]]:
 def _inversion() -> dict[str, Any]:
     """Images inverted together and one by one, by all units of a generator with its own maps."""
     torch.manual_seed(0)
-    model = GanGenerator().eval().requires_grad_(False)
-    generator = Generator(model, model.latent, model.unit_layers, "")
+    generator = generator_of(GanGenerator(), spec="callable:optogram.models.generative.gan_networks:GanGenerator")
     wanted, start = generator.latents(range(INVERTED)), generator.latents(range(100, 100 + INVERTED))
     with torch.no_grad():
         _, shown = generator.maps(wanted, batch=INVERTED)

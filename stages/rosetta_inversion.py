@@ -2,7 +2,7 @@
 
 from optogram.methods.rosetta.groups import models_of
 from optogram.methods.rosetta.inversion import Inversion
-from optogram.methods.rosetta.reconstruction import headline, reconstructions
+from optogram.methods.rosetta.reconstruction import headline, pairs_of, reconstructions
 from optogram.models.generative.generators import load_generator
 from optogram.models.generative.sampling import image_seeds
 from optogram.params.rosetta import Rosetta, RosettaInversion
@@ -37,7 +37,7 @@ def main(door: Doorway) -> None:
     group, options = door.params.of(Rosetta).groups[door.args.group], door.params.of(RosettaInversion)
     if group.generator is None:
         raise Skipped(f"rosetta.groups.{door.args.group} has no generator, into which images could be inverted.")
-    if not bool(found["found"].any()):
+    if not any(pairs_of(found, name) for name in group.models):
         raise Skipped("No unit of the generator has a partner above chance.")
     generator = load_generator(str(door.folder("generators", group.generator)), device=device)
     pixels = door.open("images")["pixels"].isel(image=slice(options.images)).values

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from optogram.errors import ModelError
 from optogram.models.layers import activations, blocks
@@ -96,7 +97,7 @@ def untrained(
     found = Units(
         _tower(model).to(pick_device(device)).eval().requires_grad_(False), trained.preprocess, trained.layers
     )
-    norms = [part for part in found.model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    norms = [part for part in found.model.modules() if isinstance(part, _BatchNorm)]
     for norm in norms:
         norm.momentum, norm.training = None, True
         norm.reset_running_stats()

@@ -11,13 +11,15 @@ from jaxtyping import Float
 
 from optogram.errors import ParamError
 from optogram.methods.rosetta.correlation import Maps
-from optogram.methods.rosetta.matching import best_buddies, concepts, merged
+from optogram.methods.rosetta.matching import concepts, merged, neighbours, paired
 from optogram.methods.rosetta.mining import Images, Match, Member, Mined
 from optogram.methods.rosetta.naming import Names, agreement
 from optogram.metrics.headline import Headline
 
 KINDS = ("real", "shuffled", "rotated", "untrained")
 """The models themselves, and the null models."""
+NULLS = {"shuffled": "images shuffled", "rotated": "channels of one rotated", "untrained": "one of them untrained"}
+"""Null models in words."""
 SIDE = 32
 """Side of the maps that are kept for pictures."""
 
@@ -62,12 +64,14 @@ def dictionary(
 
 
 def headline(found: xr.Dataset) -> Headline:
-    """Pairs of the first two models, beside those of models that were not trained."""
+    """Pairs of the first two models above shuffled images, beside those of the null model that comes nearest."""
     count = found["count"].isel(match=0)
     first, second = (str(found[name].values[0]) for name in ("first", "second"))
-    measure = f"best buddies of {first} and {second} above chance"
-    real, twin = (float(count.sel(kind=kind)) for kind in ("real", "untrained"))
-    return Headline(measure, real, int(found["model_of"].isin([first]).sum()), "untrained weights", twin)
+    measure = f"best buddies of {first} and {second} above shuffled images"
+    nulls = {said: float(count.sel(kind=kind)) for kind, said in NULLS.items() if np.isfinite(count.sel(kind=kind))}
+    near = max(nulls, key=lambda said: nulls[said])
+    units = int((found["model_of"] == first).sum())
+    return Headline(measure, float(count.sel(kind="real")), units, near, nulls[near])
 
 
 def shared_concepts(mined: Mined, order: Sequence[str], *, k: int, alike: float) -> list[Concept]:
@@ -89,7 +93,8 @@ def shared_concepts(mined: Mined, order: Sequence[str], *, k: int, alike: float)
         rs = [r for _, r in best(unit).values()]
         return len(rs), sum(rs) / len(rs)
 
-    within = best_buddies(np.where(np.eye(len(mined.within)), 0, mined.within), k, least=alike)
+    pairs = paired(mined.within, neighbours(mined.within, k, itself=False))
+    within = np.stack([pairs.a, pairs.b], 1)[pairs.r >= alike]
     groups = [sorted(group, key=key, reverse=True) for group in concepts(joined, within)]
     return [Concept(group, best(group[0])) for group in sorted(groups, key=lambda each: key(each[0]), reverse=True)]
 
@@ -113,7 +118,7 @@ def pictures(
     """
     first, count = members[0].name, min(shown, found.sizes["concept"])
     units = found["concept_unit"].transpose("concept", "model").values[:count]
-    starts = {name: int(np.flatnonzero(found["model_of"].values == name)[0]) for name in _order(members)}
+    starts = {one.name: int(np.flatnonzero(found["model_of"].values == one.name)[0]) for one in members}
     top = np.empty((count, images), np.int64)
     for at in range(count):
         means = mined.means[first][:, int(units[at, 0]) - starts[first]]
@@ -137,10 +142,6 @@ def pictures(
         "maps": (("shown", "model", "example", "my", "mx"), maps, {"missing": "the model does not share it"}),
     }
     return xr.Dataset(variables)
-
-
-def _order(members: Sequence[Member]) -> list[str]:
-    return [member.name for member in members]
 
 
 def _map_of(layers: Maps, unit: int, images: np.ndarray) -> Float[np.ndarray, "image my mx"]:
@@ -170,7 +171,8 @@ def _units(mined: Mined, order: Sequence[str], names: Mapping[str, Mapping[str, 
     for way, by_model in names.items():
         said = [by_model[name] for name in order]
         variables[f"name_{way}"] = ("unit", np.array([value for each in said for value in each.value]))
-        variables[f"attribute_{way}"] = ("unit", np.array([value for each in said for value in each.attribute]))
+        if way == "labels":
+            variables["attribute_labels"] = ("unit", np.array([value for each in said for value in each.attribute]))
         variables[f"name_r_{way}"] = ("unit", np.concatenate([each.r for each in said]).astype(np.float32))
     return xr.Dataset(variables, {"unit": ids, "model": list(order)})
 

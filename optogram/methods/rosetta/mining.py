@@ -5,6 +5,7 @@ models are summed up: the images of the second model shuffled against those of t
 layers rotated, and its weights as they were before training.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -170,6 +171,7 @@ class _Mining:
             self._moments[name] = self._moments.get(name, 0) + own_sums(blocks[name], self._units[name])
             self._means[name].append(np.concatenate([layer.mean((2, 3)).cpu().numpy() for layer in maps[name]], 1))
         count = len(maps[names[0]][0])
+        rotated = {name: self._rotated(name, maps[name]) for name in names[1:] if name in self._rotations}
         orders = [torch.roll(torch.arange(count), 1 + shift) for shift in range(self._shuffles)]
         for one, other in combinations(names, 2):
             sums = self._sums[one, other]
@@ -180,7 +182,7 @@ class _Mining:
             if "untrained" in sums.nulls:
                 sums.nulls["untrained"].add(blocks[one], blocks[_twin(other)])
             if "rotated" in sums.nulls:
-                sums.nulls["rotated"].add(blocks[one], self._rotated(other, maps[other]))
+                sums.nulls["rotated"].add(blocks[one], rotated[other])
         first = blocks[names[0]]
         assert self._within is not None
         self._within.add(first, first)
@@ -191,6 +193,7 @@ class _Mining:
         """Sizes and centres, which the first block tells."""
         self._units = {name: layers_of(each) for name, each in maps.items()}
         self._centres = {name: centres_of(each) for name, each in maps.items()}
+        self._check_size()
         twins = {member.name for member in self._twins}
         for at, member in enumerate(self._members):
             if member.maps:
@@ -204,6 +207,19 @@ class _Mining:
             self._sums[one, other] = sums
         first = self._units[self._members[0].name]
         self._within = Correlation(first, first)
+
+    def _check_size(self) -> None:
+        """Refuse tables that this machine has no memory for."""
+        many = {member.name: sum(of[0] for of in self._units[member.name]) for member in self._members}
+        pairs = sum(many[one] * many[other] for one, other in combinations(many, 2))
+        need, there = 8 * pairs * (4 + self._shuffles), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if need > there / 2:
+            told = ", ".join(f"{name} {count:,}" for name, count in many.items())
+            raise DataError(
+                f"rosetta: tables of all pairs of units take {need / 2**30:,.0f} GiB, more than half of this machine's "
+                f"{there / 2**30:,.0f} GiB (units: {told}). Name fewer layers of the largest models: "
+                "rosetta.groups.NAME.layers."
+            )
 
     def _rotated(self, name: str, maps: Sequence[Tensor]) -> Block:
         """The maps with the channels of each layer rotated, about their centres."""

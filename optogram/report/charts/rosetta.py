@@ -3,15 +3,16 @@
 import numpy as np
 import xarray as xr
 
+from optogram.methods.rosetta.dictionary import NULLS
 from optogram.report.charts.chart import Axis, Chart, Dots, Facet, Symbol, beside, named, shares
 from optogram.report.findings import strings
 from optogram.report.labels import count, percent, plot_text, words
 
 SAID: dict[str, tuple[str, str, Symbol]] = {
     "real": ("the models", "--s0", "circle"),
-    "untrained": ("one before its training", "--a1", "square"),
-    "rotated": ("channels of one rotated", "--a3", "diamond"),
-    "shuffled": ("images shuffled", "--s2", "tick"),
+    "untrained": (NULLS["untrained"], "--a1", "square"),
+    "rotated": (NULLS["rotated"], "--a3", "diamond"),
+    "shuffled": (NULLS["shuffled"], "--s2", "tick"),
 }
 
 

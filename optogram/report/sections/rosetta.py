@@ -113,8 +113,9 @@ def concept_parts(context: Context, unit: Unit) -> list[Part]:
     panel.pictures_first = True
     models, first = int(found["concept_models"].values[unit.of]), labels(found, "model")[0]
     reading = (
-        f"The units of {models} models, over the images in which that of {first} is strongest: orange is where they "
-        "are active. Chance is the share of best buddies of shuffled images that correlate as much."
+        f"The units of {models} models, over the images in which that of {first} is strongest, then the middle one and "
+        "the weakest: orange is where they are active. Chance is the share of best buddies of shuffled images that "
+        "correlate as much."
     )
     return [Part("Where its units are active", reading, panel)]
 
@@ -204,7 +205,7 @@ def _matches(found: xr.Dataset) -> Table:
         row += [_share(float(one["stable"])), _whole(one["assigned"])]
         for way in ways:
             here = one.sel(naming=way)
-            row.append(f"{_share(float(here['agreement']))} (by chance {_share(float(here['agreement_chance']))})")
+            row.append(f"{_share(float(here['agreement']))}, chance {_share(float(here['agreement_chance']))}")
         rows.append(row)
     return Table(columns, rows, "Pairs of units above the threshold, and as many of null models")
 
@@ -253,7 +254,7 @@ def _whole(value: xr.DataArray) -> str:
 
 
 def _share(value: float) -> str:
-    return percent(value) if np.isfinite(value) else "no pair"
+    return percent(value, 0) if np.isfinite(value) else "no pair"
 
 
 SECTIONS: tuple[Section, ...] = (

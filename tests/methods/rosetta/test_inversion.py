@@ -4,20 +4,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_generator import tiny_generator
 
 from optogram.errors import DataError, ParamError
 from optogram.methods.rosetta.inversion import Inversion, Moments, invert, similarity, targets_of
-from optogram.models.generative.gan_networks import GanGenerator
-from optogram.models.generative.generators import Generator
 
 PAIRS = [((0, 1), (0, 2)), ((1, 3), (0, 0)), ((2, 0), (1, 1)), ((2, 0), (0, 1)), ((1, 3), (1, 0))]
 
 
 @pytest.fixture(scope="module")
 def generator():
-    torch.manual_seed(0)
-    model = GanGenerator(4, (8, 6, 5)).eval().requires_grad_(False)
-    return Generator(model, 4, model.unit_layers, "callable:nowhere")
+    return tiny_generator(4, (8, 6, 5))
 
 
 def moments(maps):

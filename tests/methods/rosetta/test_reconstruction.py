@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_generator import tiny_generator
 
 from optogram.errors import DataError, ShapeError
 from optogram.methods.rosetta.groups import Drawn, rosetta
@@ -11,16 +12,12 @@ from optogram.methods.rosetta.inversion import Inversion
 from optogram.methods.rosetta.mining import Member
 from optogram.methods.rosetta.reconstruction import headline, moments_of, pairs_of, permuted, reconstructions
 from optogram.metrics.pictures import psnr, ssim
-from optogram.models.generative.gan_networks import GanGenerator
-from optogram.models.generative.generators import Generator
 from optogram.models.generative.sampling import to_pixels
 
 
 @pytest.fixture(scope="module")
 def generator():
-    torch.manual_seed(0)
-    model = GanGenerator(6, (12, 8, 6)).eval().requires_grad_(False)
-    return Generator(model, 6, model.unit_layers, "callable:nowhere")
+    return tiny_generator(6, (12, 8, 6))
 
 
 def looks(pixels):

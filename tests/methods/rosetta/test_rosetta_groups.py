@@ -7,14 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import xarray as xr
+from tiny_generator import tiny_generator
 
 from optogram.data.scenes import Scenes
 from optogram.errors import DataError, ParamError
 from optogram.methods.rosetta.dictionary import headline
 from optogram.methods.rosetta.groups import LABELS, Drawn, Stored, rosetta
 from optogram.methods.rosetta.mining import Images, Member, mine, rotations
-from optogram.models.generative.gan_networks import GanGenerator
-from optogram.models.generative.generators import Generator
 
 SETTINGS = {"k": 3, "rate": 0.05, "shuffles": 2, "alike": 0.9, "seed": 0}
 
@@ -59,7 +58,9 @@ def test_what_two_models_share_is_found(found):
     assert min(planted) > 0.85, "maps of 8 and of 16 points a side"
     assert found.concept_r.sel(model="other").max() > 0.9
     assert found.attrs["anchor"] == "one"
-    assert headline(found).value == float(found["count"].sel(kind="real")[0])
+    told, counts = headline(found), found["count"].isel(match=0)
+    assert told.value == float(counts.sel(kind="real"))
+    assert told.versus_value == float(counts.sel(kind=["shuffled", "rotated", "untrained"]).max()), "the nearest null"
 
 
 def test_units_that_see_what_is_labelled_are_named(scenes):
@@ -117,9 +118,7 @@ def test_batches_change_no_byte(scenes, batch):
 
 
 def test_a_generator_comes_with_its_images_and_maps():
-    torch.manual_seed(0)
-    model = GanGenerator(4, (8, 6, 4)).eval().requires_grad_(False)
-    generator = Generator(model, 4, model.unit_layers, "callable:nowhere")
+    generator = tiny_generator(4, (8, 6, 4))
     source = Drawn("gan", generator, list(range(64)))
     pixels = source.draw(np.arange(3)).pixels
     np.testing.assert_array_equal(source.draw(np.array([2])).pixels[0], pixels[2])
@@ -143,9 +142,7 @@ def test_what_a_judge_sees_in_drawn_images_names_units(scenes):
 
     known = {name: tuple(filter(None, row)) for name, row in zip(attributes, names.tolist(), strict=True)}
     judge = SimpleNamespace(attributes=known, parse=parse)
-    torch.manual_seed(0)
-    model = GanGenerator(4, (8, 6, 4)).eval().requires_grad_(False)
-    source = Drawn("gan", Generator(model, 4, model.unit_layers, "callable:nowhere"), range(64), judge)
+    source = Drawn("gan", tiny_generator(4, (8, 6, 4)), range(64), judge)
     assert [member.name for member in source.own] == ["gan", LABELS]
     (maps,) = source.draw(np.arange(5)).maps[LABELS]
     assert maps.shape == (5, len(source.values), 64, 64)
@@ -190,6 +187,13 @@ def test_bad_input_is_named(scenes):
         rosetta(source, [a, Member("b", ("y",), broken), *source.own], **SETTINGS)
     with pytest.raises(DataError, match="there are 20 images"):
         mine([Images(scenes.pixels.values[:20], {})], [a, b], seed=0)
+
+
+def test_tables_that_do_not_fit_are_refused_before_they_are_made(scenes, monkeypatch):
+    monkeypatch.setattr("optogram.methods.rosetta.mining.os.sysconf", lambda name: 64)
+    members = [Member("a", ("x",), features(0)), Member("b", ("y",), features(1))]
+    with pytest.raises(DataError, match=r"(?s)tables of all pairs.*\(units: a 6, b 6\)\. Name fewer layers"):
+        mine([Images(scenes.pixels.values[:64], {})], members, seed=0)
 
 
 def test_a_model_that_is_constant_shares_nothing(scenes):
