@@ -14,12 +14,9 @@ from optogram.methods.rosetta.correlation import Maps
 from optogram.methods.rosetta.matching import concepts, merged, neighbours, paired
 from optogram.methods.rosetta.mining import Images, Match, Member, Mined
 from optogram.methods.rosetta.naming import Names, agreement
+from optogram.methods.rosetta.nulls import KINDS, NULLS
 from optogram.metrics.headline import Headline
 
-KINDS = ("real", "shuffled", "rotated", "untrained")
-"""The models themselves, and the null models."""
-NULLS = {"shuffled": "images shuffled", "rotated": "channels of one rotated", "untrained": "one of them untrained"}
-"""Null models in words."""
 SIDE = 32
 """Side of the maps that are kept for pictures."""
 

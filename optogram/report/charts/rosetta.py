@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from optogram.methods.rosetta.dictionary import NULLS
+from optogram.methods.rosetta.nulls import NULLS
 from optogram.report.charts.chart import Axis, Chart, Dots, Facet, Symbol, beside, named, shares
 from optogram.report.findings import strings
 from optogram.report.labels import count, percent, plot_text, words

@@ -191,7 +191,7 @@ def _units_table(found: xr.Dataset, at: int) -> Table:
 def _matches(found: xr.Dataset) -> Table:
     """A match a row."""
     columns = ["models", "threshold", *(charts.kind_words(kind) for kind in labels(found, "kind"))]
-    columns += ["in both halves of the images", "one to one"]
+    columns += ["in both halves", "one to one"]
     ways = labels(found, "naming") if "agreement" in found else []
     columns += [f"one name, by {way}" for way in ways]
     rows = []
