@@ -51,6 +51,7 @@ def options_of(door: Doorway) -> GanOptions:
         warmup=training.warmup,
         decay=training.decay,
         flips=training.flips,
+        bfloat16=training.bfloat16,
         seed=door.params.seed,
     )
 

@@ -26,12 +26,18 @@ class GanTraining(Section):
     warmup: int = Field(default=0, ge=0)
     decay: Literal["cosine", "none"] = "none"
     flips: bool = False
+    bfloat16: bool = Field(
+        default=False, description="on a processor too: less time where it has bfloat16, other bytes where it has not"
+    )
 
 
 class TrainGan(Section):
     """GANs trained on images/<split>, whose sides are 8, 16, 32, …; flips mirrors."""
 
-    models: dict[Name, GanTraining] = Field(default={}, description="name -> architecture and schedule")
+    models: dict[Name, GanTraining] = Field(
+        default={"gan": GanTraining(split="single", steps=5000, decay="cosine", bfloat16=True)},
+        description="name -> architecture and schedule",
+    )
 
 
 class GeneratorSource(Section):
@@ -133,7 +139,7 @@ class Generating(Section):
 class Generate(Section):
     """Images drawn with generators, trained or loaded."""
 
-    models: dict[Name, Generating] = Field(default={}, description="name of a generator -> how many")
+    models: dict[Name, Generating] = Field(default={"gan": Generating()}, description="name of a generator -> how many")
 
 
 class Seeing(Section):
@@ -148,7 +154,8 @@ class Drawn(Section):
     """Whether what was asked for is seen in samples of scenes."""
 
     models: dict[Name, Seeing] = Field(
-        default={"prior": Seeing(judge="judge")}, description="name of a model in sample or generate -> who looks"
+        default={"prior": Seeing(judge="judge"), "gan": Seeing(judge="judge")},
+        description="name of a model in sample or generate -> who looks",
     )
 
 
@@ -164,7 +171,8 @@ class Fidelity(Section):
     """How far samples are from real images, and whether they are copies."""
 
     models: dict[Name, Comparing] = Field(
-        default={"prior": Comparing()}, description="name of a model in sample or generate -> with what"
+        default={"prior": Comparing(), "gan": Comparing()},
+        description="name of a model in sample or generate -> with what",
     )
 
 

@@ -49,4 +49,14 @@ class RosettaInversion(Method):
     reconstructed: float = Field(default=10.0, ge=0, description="weight of the mean squared error of pixels")
 
 
-SECTIONS = {"rosetta": Rosetta, "rosetta_inversion": RosettaInversion}
+class RosettaEdits(Method):
+    """Pictures of the generators of rosetta.groups, edited by shared units (eq. 4.5), where a judge looks at them."""
+
+    images: PositiveInt = Field(default=8, description="pictures of one object that are edited in each way")
+    concepts: NonNegativeInt = Field(default=4, description="values that are taken out and put in by their units")
+    steps: PositiveInt = Field(default=100, description="of Adam; the thesis takes 500")
+    learning_rate: float = Field(default=0.05, gt=0)
+    regular: float = Field(default=0.01, ge=0, description="weight of the latents' mean square")
+
+
+SECTIONS = {"rosetta": Rosetta, "rosetta_inversion": RosettaInversion, "rosetta_edits": RosettaEdits}

@@ -102,14 +102,33 @@ def targets_of(
     return found
 
 
+def bounds_of(
+    generator: Generator, own: Moments, pairs: Sequence[tuple[tuple[int, int], tuple[int, int]]], images: int
+) -> dict[str, Tensor]:
+    """What the squares of a generator's maps weigh, so that the similarity less half of them is largest at the target.
+
+    Eq. 4.5 has no optimum of its own: maps twice as strong are twice as similar. Where the other maps are edited ones
+    of the generator itself, what is subtracted makes it half their mean squared distance, but for a constant.
+    """
+    grids, found = _grids(generator), dict[str, Tensor]()
+    for (layer, channel), _ in pairs:
+        name = generator.layers[layer]
+        channels, rows, columns = grids[name]
+        if name not in found:
+            found[name] = own.mean[layer].new_zeros(images, channels, 1, 1)
+        found[name][:, channel] += 1 / (own.deviation[layer][channel] ** 2 * rows * columns * len(pairs))
+    return found
+
+
 def similarity(
-    maps: Mapping[str, Tensor], layers: Sequence[str], own: Moments, targets: Targets
+    maps: Mapping[str, Tensor], layers: Sequence[str], own: Moments, targets: Targets, bounds: Targets | None = None
 ) -> Float[Tensor, " image"]:
-    """L_act of eq. 4.6 of each image, from the generator's maps of it."""
+    """L_act of eq. 4.6 of each image, from the generator's maps of it; with `bounds` less half of their squares."""
     total = 0.0
     for name, target in targets.items():
         centred = maps[name] - own.mean[layers.index(name)].to(target)[:, None, None]
-        total = total + (centred * target).sum((1, 2, 3))
+        product = centred * target if bounds is None else centred * (target - bounds[name] * centred / 2)
+        total = total + product.sum((1, 2, 3))
     return total  # type: ignore[return-value]
 
 
@@ -120,13 +139,14 @@ def invert(
     targets: Targets,
     options: Inversion,
     *,
+    bounds: Targets | None = None,
     reconstruct: Callable[[Tensor], Float[Tensor, " image"]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inverted:
     """Latents from `start` on whose maps are most similar to the targets (eq. 4.5), or also whose images are (eq. 4.7).
 
-    reconstruct: the distance of each image to what it is to be. An image's latents depend on nothing beside it but the
-    number of images, by which kernels round. progress: called with (steps done, steps in all).
+    bounds: of `bounds_of`. reconstruct: the distance of each image to what it is to be. An image's latents depend on
+    nothing beside it but the number of images, by which kernels round. progress: called with (steps done, in all).
     """
     latents = start.detach().clone().requires_grad_(True)
     adam = torch.optim.Adam([latents], options.learning_rate)
@@ -136,7 +156,9 @@ def invert(
         progress(0, options.steps)
     for step in range(options.steps):
         images, maps = generator.maps(latents, list(targets), batch=len(latents))
-        like = similarity(maps, generator.layers, own, targets) if targets else latents.new_zeros(len(latents))
+        like = latents.new_zeros(len(latents))
+        if targets:
+            like = similarity(maps, generator.layers, own, targets, bounds)
         far = reconstruct(images) if reconstruct else latents.new_zeros(len(latents))
         loss = options.reconstructed * far + options.regular * latents.square().mean(1) - options.matched * like
         alive &= loss.isfinite()

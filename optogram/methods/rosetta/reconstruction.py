@@ -100,15 +100,19 @@ def moments_of(found: xr.Dataset, model: str) -> Moments:
 def pairs_of(found: xr.Dataset, model: str) -> list[Pair]:
     """The pairs found of the first model with another, each unit as (layer, channel)."""
     first = str(found["model"].values[0])
-    place = {
-        int(unit): (number, channel)
-        for name in (first, model)
-        for number, units in enumerate(_layers(found, name).values())
-        for channel, unit in enumerate(units)
-    }
+    place = units_of(found, first) | units_of(found, model)
     of = found["model_of"].values
     rows = zip(*(found[name].values[found["found"].values].tolist() for name in ("a", "b")), strict=True)
     return [(place[a], place[b]) for a, b in rows if of[a] == first and of[b] == model]
+
+
+def units_of(found: xr.Dataset, model: str) -> dict[int, tuple[int, int]]:
+    """The layer, by its number, and the channel of each unit of a model, by its number in rosetta/<group>."""
+    return {
+        int(unit): (number, channel)
+        for number, units in enumerate(_layers(found, model).values())
+        for channel, unit in enumerate(units)
+    }
 
 
 def permuted(pairs: Sequence[Pair], seed: int) -> list[Pair]:

@@ -17,7 +17,7 @@ from optogram.models.generative.generators import Generator, generator_of
 from optogram.models.loading.clip_folders import pick_device
 from optogram.models.training.average import Average
 from optogram.models.training.checkpoint import History
-from optogram.models.training.loop import Evaluation, Plan, Tell, check_range, descend, mixed_precision, train
+from optogram.models.training.loop import Evaluation, Plan, Tell, check_range, descend, train
 from optogram.models.training.randomness import deterministic, step_draw
 
 SPEC = "callable:optogram.models.generative.gan_networks:GanGenerator"
@@ -36,7 +36,8 @@ class GanOptions:
     large as the data's. learning_rate, discriminator_rate: of Adam with betas (0, 0.99), scaled as `Plan` has it.
     penalty: gamma of R1 (Mescheder et al. 2018), taken every `penalty_every` steps and so often weighed (Karras et al.
     2020, section 4.1). average: decay of the moving average of the generator's weights, which is what is returned.
-    flips: mirror half of the images; not where left and right matter. seed: of the weights and every draw.
+    flips: mirror half of the images; not where left and right matter. bfloat16: products in bfloat16 on a processor
+    too, as always on a GPU: other bytes by kind of processor. seed: of the weights and every draw.
 
     Raises ParamError for numbers that are out of range.
     """
@@ -53,6 +54,7 @@ class GanOptions:
     warmup: int = 0
     decay: Literal["cosine", "none"] = "none"
     flips: bool = False
+    bfloat16: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -153,7 +155,7 @@ class GanTask:
 
     def step(self, batch: Round) -> dict[str, Tensor]:
         """Update the discriminator, then the generator."""
-        with mixed_precision(self._where):
+        with self._precision():
             drawn = self.generator(batch.latents)
             judged = self.discriminator(batch.real), self.discriminator(drawn.detach())
         loss = surprise(-judged[0].float()) + surprise(judged[1].float())
@@ -162,11 +164,15 @@ class GanTask:
             loss = loss + weight * gradient_penalty(self.discriminator, batch.real)
         descend(loss, self.discriminator, [self.optimizers["discriminator"]])
         self.discriminator.requires_grad_(False)  # only what it makes of the images is asked for
-        with mixed_precision(self._where):
+        with self._precision():
             fooled = surprise(-self.discriminator(drawn).float())
         descend(fooled, self.generator, [self.optimizers["generator"]])
         self.discriminator.requires_grad_(True)
         return {"discriminator": loss, "generator": fooled}
+
+    def _precision(self) -> torch.autocast:
+        half = self._options.bfloat16 or self._where.type != "cpu"
+        return torch.autocast(self._where.type, torch.bfloat16, enabled=half)
 
 
 def surprise(logits: Float[Tensor, " image"]) -> Float[Tensor, ""]:

@@ -13,16 +13,17 @@ from optogram.report.images import Grid, heat_uri
 from optogram.report.labels import count, number, percent
 from optogram.report.panels import Context, Gallery, Panel, Picture, Table, Tile
 from optogram.report.section import Part, Section, Unit
+from optogram.report.sections import rosetta_pictures as pictures
 
-KIND, INVERSION = "rosetta", "rosetta_inversion"
+KIND, INVERSION, EDITS = "rosetta", "rosetta_inversion", "rosetta_edits"
 ROWS = 8
 """Concepts in the section; each has a page besides."""
 
 
 def shared(context: Context, model: Model) -> Panel:
     """How many pairs there are beside chance, the first concepts, sharedness by layer, and all matches as a table."""
-    panel = context.panel(model, KIND, INVERSION)
-    found, inverted = model.part(KIND), model.part(INVERSION)
+    panel = context.panel(model, KIND, INVERSION, EDITS)
+    found, inverted, edited = (model.part(kind) for kind in (KIND, INVERSION, EDITS))
     if found is None:
         return panel
     panel.plots = [plot(f"pairs-{model.slug}", charts.pairs(found)), plot(f"layers-{model.slug}", charts.layers(found))]
@@ -32,8 +33,14 @@ def shared(context: Context, model: Model) -> Panel:
     panel.tables = [_matches(found)]
     panel.notes = _notes(found)
     if inverted is not None:
-        panel.galleries = [_inverted(context, model, inverted)]
-        panel.tables.append(_inversions(inverted))
+        panel.galleries.append(pictures.inverted(context, model, inverted))
+        panel.tables.append(pictures.inversions(inverted))
+    if edited is not None:
+        panel.galleries.append(pictures.edited(context, model, edited))
+        panel.tables.append(pictures.edits(edited))
+        if "concept" in edited.dims:
+            panel.galleries.append(pictures.concepts(context, model, edited))
+            panel.tables.append(pictures.causes(edited))
     return panel
 
 
@@ -210,35 +217,6 @@ def _matches(found: xr.Dataset) -> Table:
     return Table(columns, rows, "Pairs of units above the threshold, and as many of null models")
 
 
-def _inverted(context: Context, model: Model, inverted: xr.Dataset) -> Gallery:
-    """An image a row: itself, and as the generator draws it in each condition."""
-    names = labels(inverted, "condition")
-    originals = inverted["original"].transpose("image", "y", "x", "rgb").values[:ROWS, None]
-    drawn = inverted["pixels"].transpose("image", "condition", "y", "x", "rgb").values[:ROWS]
-    grid = context.thumbs.grid(f"inverted{model.slug}", np.concatenate([originals, drawn], 1))
-    values = inverted["psnr"].transpose("image", "condition").values
-    rows = []
-    for at in range(len(originals)):
-        cells = [Picture(grid.thumb(at, 0, f"image {at}"))]
-        for column, name in enumerate(names):
-            thumb = grid.thumb(at, 1 + column, f"image {at}, {name}")
-            cells.append(Picture(thumb, f"{number(float(values[at, column]))} dB"))
-        rows.append(("", "", cells))
-    return Gallery(rows, ("image", *names), "Images inverted into the generator")
-
-
-def _inversions(inverted: xr.Dataset) -> Table:
-    """A condition a row."""
-    rows = []
-    for at, name in enumerate(labels(inverted, "condition")):
-        one = inverted.isel(condition=at)
-        means = [float(one[of].mean("image")) for of in ("psnr", "ssim")]
-        rows.append([name, count(int(one["pairs"])), *map(number, means)])
-    columns = ["matched", "pairs", "PSNR in dB", "SSIM"]
-    caption = f"Means over {count(inverted.sizes['image'])} images. Units help if all models are above permuted pairs"
-    return Table(columns, rows, caption)
-
-
 def _notes(found: xr.Dataset) -> list[str]:
     told = [
         f"Correlations are over {count(int(found.attrs['images']))} images and all places. A threshold is the least "
@@ -264,7 +242,7 @@ SECTIONS: tuple[Section, ...] = (
         "Rosetta neurons: units of different models that are active at the same places of the same images. The counts "
         "mean something only beside those of models whose images were shuffled, whose channels were rotated, or that "
         "were never trained.",
-        ("rosetta/{group}", "rosetta_inversion/{group}"),
+        ("rosetta/{group}", "rosetta_inversion/{group}", "rosetta_edits/{group}"),
         shared,
         tiles=tiles,
         headline=headline,

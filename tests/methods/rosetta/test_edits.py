@@ -1,0 +1,276 @@
+"""Edits by shared units, where the generator is planted: its units are where the object is, and of which colour."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import xarray as xr
+from torch import nn
+
+from optogram.errors import DataError, ParamError, ShapeError
+from optogram.methods.rosetta.concept_edits import other_units
+from optogram.methods.rosetta.edits import edits, headline, named_concepts, shared_units
+from optogram.methods.rosetta.following import Drawing, follow
+from optogram.methods.rosetta.groups import Drawn, rosetta
+from optogram.methods.rosetta.inversion import Inversion, similarity, targets_of
+from optogram.methods.rosetta.map_edits import shifted
+from optogram.methods.rosetta.mining import Member
+from optogram.methods.rosetta.reconstruction import moments_of
+from optogram.metrics.edits import enlarged, kept, moved, succeeded
+from optogram.models.generative.generators import generator_of
+from optogram.models.judging.judge import Judge
+
+SIDE = 32
+VALUES = {"colour": ("red", "blue"), "background": ("dark", "light")}
+
+
+class Blob(nn.Module):
+    """A bump at (z0, z1), as wide as z2 says, red or blue by z3, on a ground that z4 makes light; eight units."""
+
+    latent = 5
+    unit_layers = ("units",)
+
+    def __init__(self):
+        super().__init__()
+        self.units = nn.ReLU()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, latents):
+        at = torch.linspace(-1, 1, 16)
+        row, column = (0.6 * torch.tanh(latents[:, k])[:, None, None] for k in (0, 1))
+        width = 0.25 * torch.exp(0.4 * torch.tanh(latents[:, 2]))[:, None, None]
+        bump = torch.exp(-((at[None, :, None] - row) ** 2 + (at[None, None, :] - column) ** 2) / (2 * width**2))
+        red, light = (torch.sigmoid(3 * latents[:, k])[:, None, None] for k in (3, 4))
+        maps = torch.stack([bump * red, bump * (1 - red), light * (1 - bump), (1 - light) * (1 - bump)], 1)
+        maps = self.units(torch.cat([maps, 0.1 * torch.randn(len(latents), 2, 16, 16, generator=noise(latents))], 1))
+        large = F.interpolate(maps, scale_factor=2.0, mode="bilinear")
+        ground = 0.4 * large[:, 2:3].expand(-1, 3, -1, -1)
+        colour = torch.cat([large[:, :1], torch.zeros_like(large[:, :1]), large[:, 1:2]], 1)
+        return (ground + colour).clamp(0, 1)
+
+
+def noise(latents):
+    return torch.Generator().manual_seed(len(latents))
+
+
+class Looker(Judge):
+    """A judge by the definition of the pictures: an object is where red or blue is well above green."""
+
+    def parse(self, pixels):
+        from optogram.models.judging.judge import _measured
+        from optogram.models.judging.objects import find_objects
+
+        rgb = pixels.astype(np.float32) / 255
+        colour = np.maximum(rgb[..., 0], rgb[..., 2]) - rgb[..., 1]
+        objects = [find_objects(one > 0.3, one, least=self.least) for one in colour]
+        there = np.array([len(one.area) > 0 for one in objects])
+        mask = np.stack([one.mask for one in objects])
+        red = ((rgb[..., 0] - rgb[..., 2]) * (mask > 0)).sum((1, 2))
+        light = np.median(rgb[..., 1].reshape(len(rgb), -1), 1) > 0.2
+        value = np.stack([np.where(there, red < 0, -1), light], 1).astype(np.int16)
+        return xr.Dataset(
+            {
+                "value": (("image", "attribute"), value),
+                "found": ("image", there),
+                "mask": (("image", "y", "x"), mask),
+                "value_name": (("attribute", "value"), np.array(list(VALUES.values()))),
+                **_measured(objects),
+            },
+            {"attribute": list(VALUES)},
+        )
+
+
+@pytest.fixture(scope="module")
+def planted():
+    generator = generator_of(Blob().eval().requires_grad_(False), spec="callable:test_edits:Blob", arguments={})
+    judge = Looker(nn.Identity(), VALUES, SIDE, least=6)
+
+    def colours(pixels):
+        return [torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255]
+
+    member = Member("colours", ("rgb",), colours, lambda pixels: [torch.rand(len(pixels), 3, 32, 32)])
+    source = Drawn("blob", generator, range(160), judge)
+    settings = {"k": 3, "rate": 0.1, "shuffles": 2, "alike": 0.9, "seed": 0, "shown": 0}
+    found = rosetta(source, [source.own[0], member, source.own[1]], **settings)
+    return Drawing("blob", generator, moments_of(found, "blob"), judge), found
+
+
+OPTIONS = Inversion(steps=60, learning_rate=0.1, regular=0.01)
+
+
+@pytest.fixture(scope="module")
+def edited(planted):
+    drawing, found = planted
+    told = []
+    result = edits(
+        drawing,
+        found,
+        range(160),
+        OPTIONS,
+        images=6,
+        concepts=2,
+        seed=0,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    return result, told
+
+
+def test_an_edit_of_planted_units_is_seen_and_permuted_ones_do_less(edited):
+    found, told = edited
+    seen = found.succeeded.mean("image")
+    assert float(seen.sel(edit="shift right", pairs="shared units")) >= 0.8
+    assert float(seen.sel(edit="zoom in", pairs="shared units")) >= 0.5
+    assert (seen.sel(pairs="permuted") <= seen.sel(pairs="shared units")).all()
+    # red and blue lie at the same places, so that exchanging them still moves something
+    assert float(seen.sel(edit="shift right", pairs="permuted")) < 0.8
+    # a generator that draws one object cannot draw it twice, wherever its units are asked to be
+    assert not seen.sel(edit="copy and paste").any()
+    moved_right = found.amount.sel(edit="shift right", pairs="shared units")
+    assert float(moved_right.mean()) == pytest.approx(8, abs=3)
+    assert (found.reached.sel(edit="shift right", pairs="shared units") > 0.5).all()
+    assert (found.success_low <= seen).all()
+    assert (found.success_high >= seen).all()
+    assert told[0][0] == 0
+    assert told[-1] == (10 * 60, 10 * 60)
+
+
+def test_units_of_a_value_take_it_out_and_put_it_in(edited):
+    found, _ = edited
+    colour = [name for name in found.concept.values.tolist() if name.startswith("colour")]
+    assert colour
+    seen = found.concept_seen.sel(concept=colour).mean("sample")
+    assert (seen.sel(way="ablated", units="its units") == 0).all()
+    assert (seen.sel(way="removed", units="its units") <= 0.5).all()
+    assert (seen.sel(way="added", units="its units") >= 0.5).all()
+    assert (seen.sel(way="ablated", units="other units") > seen.sel(way="ablated", units="its units")).all()
+
+
+def test_the_headline_stands_beside_permuted_units(edited):
+    line = headline(edited[0])
+    assert line.versus == "permuted units"
+    assert line.value > line.versus_value
+    assert line.of == 18
+
+
+def test_the_same_bytes_come_again(planted, edited):
+    drawing, found = planted
+    again = edits(drawing, found, range(160), OPTIONS, images=6, concepts=2, seed=0)
+    xr.testing.assert_identical(again, edited[0])
+
+
+def test_the_way_is_that_of_the_definition(planted):
+    """Mean squared distance of standardised maps, written out."""
+    drawing, found = planted
+    latents, units = drawing.generator.latents([7, 8, 9]), shared_units(found)
+    pairs = [(unit, unit) for unit in units]
+    maps = [shifted(layer, 0, 0.25) for layer in drawing.maps(latents)]
+    there, reached = follow(drawing, latents, [(maps, pairs)], replace(OPTIONS, steps=5))
+
+    def distance(latents):
+        now = drawing.maps(latents)
+        each = [
+            ((now[layer][:, c] - maps[layer][:, c]) / drawing.own.deviation[layer][c]).square().mean((1, 2))
+            for layer, c in units
+        ]
+        return torch.stack(each).mean(0)
+
+    np.testing.assert_allclose(reached, (1 - distance(there) / distance(latents)).numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_pictures_followed_together_are_those_followed_alone(planted):
+    drawing, found = planted
+    latents, (first, *others) = drawing.generator.latents([7, 8]), [(unit, unit) for unit in shared_units(found)]
+    maps = [shifted(layer, 0, 0.25) for layer in drawing.maps(latents)]
+    wanted = [([layer[:1] for layer in maps], [first]), ([layer[1:] for layer in maps], others)]
+    both, _ = follow(drawing, latents, wanted, OPTIONS)
+    for k, each in enumerate(wanted):
+        alone, _ = follow(drawing, latents[k : k + 1], [each], OPTIONS)
+        torch.testing.assert_close(alone[0], both[k], rtol=1e-2, atol=1e-2)
+
+
+def test_without_bounds_a_map_that_is_twice_as_strong_is_twice_as_similar(planted):
+    drawing, found = planted
+    own, layers = drawing.own, drawing.generator.layers
+    maps = drawing.maps(drawing.generator.latents([1, 2]))
+    pairs = [(unit, unit) for unit in shared_units(found)]
+    targets = targets_of(maps, own, drawing.generator, own, pairs)
+    centre = own.mean[0][:, None, None]
+    twice = [centre + 2 * (maps[0] - centre)]
+    once, double = (similarity(dict(zip(layers, m, strict=True)), layers, own, targets) for m in (maps, twice))
+    torch.testing.assert_close(double, 2 * once)
+
+
+def test_other_units_are_of_the_same_layers():
+    found = other_units({0: 4, 1: 3, 2: 9}, [(0, 1), (0, 2), (1, 0), (1, 1)], seed=1)
+    assert [unit for unit in found if unit[0] == 0] == [(0, 0), (0, 3)]
+    assert [unit for unit in found if unit[0] == 1] == [(1, 2)]
+    assert other_units({0: 2}, [(0, 0), (0, 1)], seed=0) == []
+
+
+def test_concepts_are_values_that_shared_units_are_named_by(planted):
+    _, found = planted
+    units = shared_units(found)
+    named = named_concepts(found, units)
+    assert {each.attribute for each in named} <= {*VALUES}
+    assert all(set(each.units) <= set(units) for each in named)
+
+
+def test_too_few_pictures_of_one_object_are_told(planted):
+    drawing, found = planted
+    with pytest.raises(DataError, match="of 3 pictures, but 6"):
+        edits(drawing, found, range(3), OPTIONS, images=6, concepts=0, seed=0)
+
+
+# The metrics, by hand
+
+
+def parsed(boxes, areas, values):
+    """A row a picture; None where no object is."""
+    box, area = np.full((len(boxes), 2, 4), np.nan), np.full((len(boxes), 2), np.nan)
+    for row, (one, of) in enumerate(zip(boxes, areas, strict=True)):
+        for k, (corner, size) in enumerate(zip(one, of, strict=True)):
+            box[row, k], area[row, k] = corner, size
+    return xr.Dataset(
+        {
+            "box": (("image", "object", "side"), box),
+            "area": (("image", "object"), area),
+            "count": ("image", np.array([len(one) for one in boxes])),
+            "value": (("image", "attribute"), np.array(values)),
+        },
+        {"attribute": ["shape", "colour"]},
+    )
+
+
+BEFORE = parsed(
+    [[(4, 4, 8, 8)], [(4, 4, 8, 8)], [], [(0, 0, 4, 4)]], [[16], [16], [], [16]], [[0, 1], [0, 1], [-1, -1], [2, 2]]
+)
+AFTER = parsed(
+    [[(4, 12, 8, 16)], [(2, 3, 8, 9)], [(0, 0, 4, 4)], [(0, 0, 4, 4), (8, 8, 12, 12)]],
+    [[16], [36], [16], [16, 16]],
+    [[0, 1], [0, 2], [1, 1], [2, 2]],
+)
+
+
+def test_how_far_and_how_much_larger():
+    np.testing.assert_array_equal(moved(BEFORE, AFTER), [[0, 8], [-1, 0], [np.nan] * 2, [np.nan] * 2])
+    np.testing.assert_array_equal(enlarged(BEFORE, AFTER), [1, 36 / 16, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [("shift right", [1, 0, np.nan, 0]), ("zoom in", [0, 1, np.nan, 0]), ("copy and paste", [0, 0, np.nan, 1])],
+)
+def test_what_counts_as_seen(edit, expected):
+    np.testing.assert_array_equal(succeeded(edit, BEFORE, AFTER, side=32), expected)
+
+
+def test_what_stays_is_counted_of_what_there_was():
+    np.testing.assert_array_equal(kept(BEFORE, AFTER, ["shape", "colour"]), [1, 0.5, np.nan, 1])
+    with pytest.raises(ParamError, match="attribute 'shap'"):
+        kept(BEFORE, AFTER, ["shap"])
+    with pytest.raises(ParamError, match="'zoom' is unknown"):
+        succeeded("zoom", BEFORE, AFTER, side=32)
+    with pytest.raises(ShapeError, match="4 pictures before and 1 after"):
+        moved(BEFORE, AFTER.isel(image=[0]))
