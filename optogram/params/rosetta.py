@@ -24,7 +24,11 @@ class Rosetta(Method):
     """Rosetta neurons (thesis, chapter 4)."""
 
     groups: dict[Name, RosettaGroup] = Field(
-        default={"scenes": RosettaGroup(models=["resnet", "vit", "demo"])}, description="name -> models to match"
+        default={
+            "scenes": RosettaGroup(models=["resnet", "vit", "demo"]),
+            "drawn": RosettaGroup(models=["resnet", "vit"], generator="gan", judge="judge"),
+        },
+        description="name -> models to match",
     )
     k: PositiveInt = Field(default=5, description="nearest units of each among which best buddies are")
     rate: float = Field(default=0.01, gt=0, lt=1, description="share of pairs that chance may have given")

@@ -54,7 +54,8 @@ def edits(
     are edited in each way. concepts: how many values, those with the clearest units, are taken out and put in. seed: of
     the permutation and of other units. progress: called with (steps done, steps in all).
 
-    Raises DataError if the generator shares no unit, or one object is seen in too few of the pictures.
+    Raises DataError if the generator shares no unit, or one object is seen in none of the pictures; if it is in fewer
+    than are asked for, those are edited.
     """
     units = shared_units(found)
     if not units:
@@ -63,11 +64,11 @@ def edits(
     pixels = drawing.pixels(latents)
     seen = drawing.judge.parse(pixels)
     alone = np.flatnonzero(seen["count"].values == 1)
-    if len(alone) < images:
-        raise DataError(f"one object is seen in {len(alone)} of {len(pixels)} pictures, but {images} are to be edited")
+    if not len(alone):
+        raise DataError(f"the judge sees one object in none of {len(pixels)} pictures, so that none can be edited")
     values = [each for each in named_concepts(found, units) if enough(seen, each, images)][:concepts]
     tell = Told(progress, options.steps, 2 * len(CHANGES) + 4 * bool(values))
-    rows = alone[:images]
+    rows = alone[:images]  # of values, there are as many pictures or none
     before = seen.isel(image=rows)
     parts = [_pictures(drawing, latents[rows], pixels[rows], before, units, options, seed, tell)]
     if values:

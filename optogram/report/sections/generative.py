@@ -17,13 +17,13 @@ from optogram.report.section import Section
 
 ACROSS, DOWN = 8, 12
 """Samples of a class, and of what was asked for nothing, on the contact sheet; and classes, at most."""
-KINDS = ("samples", "drawn", "fidelity")
+KINDS = ("samples", "drawn", "fidelity", "round_trip")
 
 
 def drawings(context: Context, model: Model) -> Panel:
     """The contact sheet, the truth of what was asked for, distances to real images, and the training's losses."""
     panel = context.panel(model, *KINDS)
-    samples, drawn, fidelity = (model.part(kind) for kind in KINDS)
+    samples, drawn, fidelity, round_trip = (model.part(kind) for kind in KINDS)
     if samples is None:
         return panel
     panel.galleries = [Gallery(_sheet(context, model, samples, drawn))]
@@ -35,6 +35,8 @@ def drawings(context: Context, model: Model) -> Panel:
         panel.plots.append(plot(f"losses-{model.slug}", charts.losses(samples)))
     if fidelity is not None:
         panel.tables.append(_distances(fidelity))
+    if round_trip is not None:
+        panel.tables.append(_codec(round_trip))
     if drawn is not None:
         panel.notes += _notes(drawn)
         panel.folded.append(_values(drawn))
@@ -179,6 +181,19 @@ def _distances(fidelity: xr.Dataset) -> Table:
     return Table(columns, rows, "Distances to real images; lower is nearer. Not to be set beside published ones")
 
 
+def _codec(found: xr.Dataset) -> Table:
+    """Who tells what a row: right before the codec and after it."""
+    rows = []
+    for at, name in enumerate(labels(found, "check")):
+        before, after, *ends = (float(found[each][at]) for each in ("before", "after", "after_low", "after_high"))
+        rows.append([name, percent(before), percent(after), within(Interval(*ends))])
+    caption = (
+        f"What the codec leaves: told right, of {count(int(found['count'].max()))} images; PSNR "
+        f"{number(float(found['psnr'].mean()))} dB"
+    )
+    return Table(["by whom, and what", "images", "from the codec", "95% interval"], rows, caption)
+
+
 def _values(drawn: xr.Dataset) -> Table:
     """Each value: how often it is seen where it was asked for, and where nothing was."""
     judge, names, rows = drawn.sel(eye="judge"), strings(drawn["value_name"]), []
@@ -210,7 +225,7 @@ SECTIONS: tuple[Section, ...] = (
         "Models that draw",
         "Whether what a caption asks for is seen in what is drawn: by a judge trained for judging only, and by "
         "a CLIP. Point at a sample to read what the judge sees.",
-        ("samples/{prior}", "drawn/{prior}", "fidelity/{prior}"),
+        ("samples/{prior}", "drawn/{prior}", "fidelity/{prior}", "round_trip/{prior}"),
         drawings,
         tiles=tiles,
         headline=headline,

@@ -217,10 +217,14 @@ def test_concepts_are_values_that_shared_units_are_named_by(planted):
     assert all(set(each.units) <= set(units) for each in named)
 
 
-def test_too_few_pictures_of_one_object_are_told(planted):
+def test_pictures_without_an_object_are_told_and_few_are_enough(planted):
     drawing, found = planted
-    with pytest.raises(DataError, match="of 3 pictures, but 6"):
-        edits(drawing, found, range(3), OPTIONS, images=6, concepts=0, seed=0)
+    few = edits(drawing, found, range(3), replace(OPTIONS, steps=2), images=6, concepts=2, seed=0)
+    assert few.sizes["image"] <= 3
+    assert "concept" not in few.dims
+    blind = replace(drawing, judge=replace(drawing.judge, least=SIDE**2))
+    with pytest.raises(DataError, match="one object in none of 3 pictures"):
+        edits(blind, found, range(3), OPTIONS, images=6, concepts=0, seed=0)
 
 
 # The metrics, by hand

@@ -74,6 +74,16 @@ def priors():
         classed = {"class_accuracy": 0.5, "class_chance": 0.1, "class_asked": 0 if name == "gan" else COUNT}
         fidelity = fidelity.assign(classed)
         parts = {"samples": samples, "drawn": drawn, "fidelity": fidelity}
+        if name == "prior":
+            parts["round_trip"] = xr.Dataset(
+                {
+                    **{k: ("check", [v, 0.9]) for k, v in (("before", 0.97), ("after", 0.5), ("after_low", 0.4))},
+                    "after_high": ("check", [0.6, 0.95]),
+                    "count": ("check", [40, 40]),
+                    "psnr": ("image", [28.0, 30.0]),
+                },
+                {"check": ["resnet: shape", "CLIP: texture"]},
+            )
         found[name] = {
             kind: part.assign_attrs(provenance(f"{kind}/{name}").attributes("0" * 64) | part.attrs)
             for kind, part in parts.items()
@@ -111,6 +121,14 @@ def test_the_contact_sheet_has_a_row_a_class_and_one_of_what_was_asked_for_nothi
     assert "asked for nothing" in text
     assert [*(page[1] / "assets").glob("grid-drawnprior-0.*")]
     assert [*(page[1] / "assets").glob("grid-drawngan-0.*")]
+
+
+def test_what_the_codec_leaves_is_told(page):
+    text = section(page)
+    assert "told right, of 40 images; PSNR 29 dB" in text.replace("29.0", "29")
+    row = text[text.index("resnet: shape") :][:300]
+    assert "97.0%" in row
+    assert "50.0%" in row
 
 
 def test_what_captions_say_is_escaped(page):

@@ -124,6 +124,51 @@ def test_inversions_stand_beside_permuted_pairs(scenes, group, tmp_path):
     assert [*(tmp_path / "report/assets").glob("grid-invertedtrio-0.*")]
 
 
+@pytest.mark.parametrize("values", [True, False], ids=["with values", "without values"])
+def test_edits_stand_beside_permuted_units_and_values_beside_other_units(scenes, group, tmp_path, values):
+    draw = np.random.default_rng(0)
+
+    def pixels(*shape):
+        return draw.integers(0, 256, (*shape, 64, 64, 3), np.uint8)
+
+    over, seen = ("edit", "pairs"), np.array([[[1, 1, 0, np.nan], [0, 0, 0, np.nan]]] * 3, np.float32)
+    variables = {
+        "original": (("image", "y", "x", "rgb"), pixels(4)),
+        "pixels": ((*over, "image", "y", "x", "rgb"), pixels(3, 2, 4)),
+        "succeeded": ((*over, "image"), seen),
+        **{name: ((*over, "image"), np.full((3, 2, 4), 0.5, np.float32)) for name in ("reached", "kept")},
+        "success_low": (over, np.full((3, 2), 0.1)),
+        "success_high": (over, np.full((3, 2), 0.9)),
+    }
+    names = {"edit": ["zoom in", "shift right", "copy and paste"], "pairs": ["shared units", "permuted"]}
+    if values:
+        over = ("concept", "way", "units")
+        variables |= {
+            "concept_units": ("concept", np.array([3, 1], np.int32)),
+            "concept_original": (("concept", "way", "sample", "y", "x", "rgb"), pixels(2, 3, 2)),
+            "concept_pixels": ((*over, "sample", "y", "x", "rgb"), pixels(2, 3, 2, 2)),
+            "concept_seen": ((*over, "sample"), np.ones((2, 3, 2, 2), np.float32)),
+            "concept_kept": ((*over, "sample"), np.full((2, 3, 2, 2), 0.75, np.float32)),
+        }
+        names |= {"concept": ["colour: red", f"colour: {HOSTILE}"], "way": ["ablated", "removed", "added"]}
+        names["units"] = ["its units", "other units"]
+    edited = xr.Dataset(variables, names, {"shared": 7, "side": 64})
+    parts = {"rosetta": group, "rosetta_edits": edited}
+    made = {
+        kind: part.assign_attrs(provenance(f"{kind}/trio").attributes("0" * 64) | part.attrs)
+        for kind, part in parts.items()
+    }
+    build_report(tmp_path / "report", *scenes, {}, {}, {"trio": made})
+    text = (tmp_path / "report/index.html").read_text()
+    assert "Edits of 4 pictures, by 7 shared units" in text
+    row = text[text.index("seen, permuted") :]
+    assert "67% (10% to 90%)" in row
+    assert "0% (10% to 90%)" in row
+    assert [*(tmp_path / "report/assets").glob("grid-editedtrio-0.*")]
+    assert ("100%, others kept 75%" in text) is values
+    assert "<script>alert" not in text
+
+
 def test_a_run_without_groups_says_so(scenes, tmp_path):
     build_report(tmp_path / "report", *scenes)
     assert "has no models to match: rosetta.groups" in (tmp_path / "report/index.html").read_text()
