@@ -1,6 +1,5 @@
 """Stage rosetta_edits: pictures of a group's generator edited by its shared units, and these units ablated."""
 
-from optogram.errors import DataError
 from optogram.methods.rosetta.edits import edits, headline, shared_units
 from optogram.methods.rosetta.following import Drawing
 from optogram.methods.rosetta.inversion import Inversion
@@ -42,20 +41,17 @@ def main(door: Doorway) -> None:
     generator = load_generator(str(door.folder("generators", group.generator)), device=device)
     judge = load_judge(door.folder("judges", group.judge), device)
     drawing = Drawing(group.generator, generator, moments_of(found, group.generator), judge)
-    try:
-        with counted(f"Editing pictures of {group.generator}", "steps") as tell:
-            edited = edits(
-                drawing,
-                found,
-                image_seeds(seed, group.images),
-                Inversion(steps=options.steps, learning_rate=options.learning_rate, regular=options.regular),
-                images=options.images,
-                concepts=options.concepts,
-                seed=seed,
-                progress=lambda done, total: tell(done, total, float("nan")),
-            )
-    except DataError as error:  # the judge sees no object: so it is of a generator that has hardly been trained
-        raise Skipped(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
+    with counted(f"Editing pictures of {group.generator}", "steps") as tell:
+        edited = edits(
+            drawing,
+            found,
+            image_seeds(seed, group.images),
+            Inversion(steps=options.steps, learning_rate=options.learning_rate, regular=options.regular),
+            images=options.images,
+            concepts=options.concepts,
+            seed=seed,
+            progress=lambda done, total: tell(done, total, float("nan")),
+        )
     door.write(edited, f"Pictures of {group.generator}, edited by shared units")
     door.write_metrics(headline(edited).columns())
 

@@ -4,12 +4,12 @@ import json
 import re
 import shutil
 from dataclasses import fields
-from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-from micro import DECLARED, INSTANCES, PARAMS, ROOT, command, run_stage, set_params
+from artifact_schemas import INDEX, schemas
+from micro import DECLARED, INSTANCES, PARAMS, command, run_stage, set_params
 
 from optogram.errors import OptogramError
 from optogram.metrics.headline import Headline
@@ -19,24 +19,9 @@ from optogram.store.read import read
 from optogram.store.write import Provenance, write_dataset
 
 STAGES = list(INSTANCES)
-INDEX = ROOT / "docs/artifacts/README.md"
-FAMILIES = sorted(path for path in INDEX.parent.glob("*.md") if path != INDEX)
 
 # of `dvc metrics show`: the same few for all stages, or its table is wider than any screen
 COLUMNS = {field.name for field in fields(Headline)}
-
-
-def schemas():
-    """{artifact pattern: {variable: dims}} from the tables of docs/artifacts."""
-    found, name = {}, None
-    for line in chain.from_iterable(path.read_text().splitlines() for path in FAMILIES):
-        if heading := re.match(r"## `(\S+)`", line):
-            name = heading.group(1)
-            assert name not in found
-            found[name] = {}
-        elif name and (row := re.match(r"\| `(\w+)` \| ([\w, ]*) \|", line)):
-            found[name][row.group(1)] = tuple(d for d in row.group(2).replace(" ", "").split(",") if d)
-    return found
 
 
 SCHEMAS = schemas()

@@ -48,14 +48,14 @@ def edits(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
-    """The artifact rosetta_edits/<group>: edits and ablations of the first pictures in which one object is seen.
+    """The artifact rosetta_edits/<group>: edits and ablations of pictures, those with one object before others.
 
     found: rosetta/<group>, whose first model is the generator. seeds: of the pictures to choose from. images: how many
-    are edited in each way. concepts: how many values, those with the clearest units, are taken out and put in. seed: of
-    the permutation and of other units. progress: called with (steps done, steps in all).
+    are edited in each way; of those that do not show one object it is only told what the units did. concepts: how many
+    values, those with the clearest units, are taken out and put in. seed: of the permutation and of other units.
+    progress: called with (steps done, steps in all).
 
-    Raises DataError if the generator shares no unit, or one object is seen in none of the pictures; if it is in fewer
-    than are asked for, those are edited.
+    Raises DataError if the generator shares no unit.
     """
     units = shared_units(found)
     if not units:
@@ -63,12 +63,10 @@ def edits(
     latents = drawing.generator.latents(list(seeds))
     pixels = drawing.pixels(latents)
     seen = drawing.judge.parse(pixels)
-    alone = np.flatnonzero(seen["count"].values == 1)
-    if not len(alone):
-        raise DataError(f"the judge sees one object in none of {len(pixels)} pictures, so that none can be edited")
+    single = seen["count"].values == 1
+    rows = np.concatenate([np.flatnonzero(single), np.flatnonzero(~single)])[:images]
     values = [each for each in named_concepts(found, units) if enough(seen, each, images)][:concepts]
     tell = Told(progress, options.steps, 2 * len(CHANGES) + 4 * bool(values))
-    rows = alone[:images]  # of values, there are as many pictures or none
     before = seen.isel(image=rows)
     parts = [_pictures(drawing, latents[rows], pixels[rows], before, units, options, seed, tell)]
     if values:

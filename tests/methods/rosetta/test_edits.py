@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import xarray as xr
+from artifact_schemas import schemas
 from torch import nn
 
-from optogram.errors import DataError, ParamError, ShapeError
+from optogram.errors import ParamError, ShapeError
 from optogram.methods.rosetta.concept_edits import other_units
 from optogram.methods.rosetta.edits import edits, headline, named_concepts, shared_units
 from optogram.methods.rosetta.following import Drawing, follow
@@ -217,14 +218,20 @@ def test_concepts_are_values_that_shared_units_are_named_by(planted):
     assert all(set(each.units) <= set(units) for each in named)
 
 
-def test_pictures_without_an_object_are_told_and_few_are_enough(planted):
+def test_pictures_without_an_object_are_edited_last_and_say_nothing(planted):
     drawing, found = planted
-    few = edits(drawing, found, range(3), replace(OPTIONS, steps=2), images=6, concepts=2, seed=0)
-    assert few.sizes["image"] <= 3
-    assert "concept" not in few.dims
     blind = replace(drawing, judge=replace(drawing.judge, least=SIDE**2))
-    with pytest.raises(DataError, match="one object in none of 3 pictures"):
-        edits(blind, found, range(3), OPTIONS, images=6, concepts=0, seed=0)
+    few = edits(blind, found, range(4), replace(OPTIONS, steps=2), images=3, concepts=2, seed=0)
+    assert few.sizes["image"] == 3
+    assert few.succeeded.isnull().all()
+    assert not few.success_of.any()
+    assert few.reached.notnull().all()
+    assert "concept" not in few.dims
+
+
+def test_the_artifact_is_as_documented(edited):
+    wanted = schemas()["rosetta_edits/<group>"]
+    assert {name: variable.dims for name, variable in edited[0].data_vars.items()} == wanted
 
 
 # The metrics, by hand
