@@ -2,6 +2,8 @@
 
 from optogram.methods.rosetta.dictionary import headline
 from optogram.methods.rosetta.groups import Drawn, Source, Stored, members_of, rosetta
+from optogram.models.generative.denoiser_units import DenoiserUnits
+from optogram.models.generative.diffusion_folders import load_diffusion
 from optogram.models.generative.generators import load_generator
 from optogram.models.generative.sampling import image_seeds
 from optogram.models.judging.judge import load_judge
@@ -22,6 +24,7 @@ STAGE = Stage(
     inputs=(
         Input("models", "models"),
         Input("generators", "generators"),
+        Input("diffusions", "diffusions"),
         Input("judges", "judges"),
         Input("images", "images/{group.split}"),
         Input("texts", "texts/${rosetta.pool}"),
@@ -41,10 +44,14 @@ def main(door: Doorway) -> None:
     group = options.groups[door.args.group]
     source = source_of(door, group)
     folders = {name: door.folder("models", name) for name in group.models}
+    denoisers = {}
+    if group.diffusion is not None:
+        diffusion = load_diffusion(str(door.folder("diffusions", group.diffusion)), device=device)
+        denoisers[group.diffusion] = DenoiserUnits(diffusion, tuple(group.times), seed)
     clip = load_clip(door.folder("models", options.clip), device) if options.clip else None
     found = rosetta(
         source,
-        members_of(source, folders, group.layers, seed=seed, device=device),
+        members_of(source, folders, group.layers, seed=seed, denoisers=denoisers, device=device),
         k=options.k,
         rate=options.rate,
         shuffles=options.shuffles,

@@ -1,9 +1,10 @@
 """Stage train_gan: train a GAN on images/<split> and write its generator's folder."""
 
 from optogram.models.generative.generators import save_generator
+from optogram.models.loading.clip_folders import load_clip
 from optogram.models.training.curves import curves
-from optogram.models.training.gan import GanOptions, train_gan
-from optogram.params.generative import TrainGan
+from optogram.models.training.gan import GanOptions, clip_features, train_gan
+from optogram.params.generative import GanTraining, TrainGan
 from optogram.pipeline.stage import Input, Stage
 from optogram.progress import counted
 from stages.doorway import Doorway, run, through
@@ -14,7 +15,7 @@ STAGE = Stage(
     desc="Train the GAN {model} on images/{model.split} (its checkpoint is shipped for the demo)",
     over={"model": "train_gan.models"},
     options=("model",),
-    inputs=(Input("images", "images/{model.split}"),),
+    inputs=(Input("images", "images/{model.split}"), Input("clip", "models/{model.clip}")),
     out="generators/{model}",
     params=("seed", "train_gan.models.{model}"),
     shipped=True,
@@ -26,18 +27,19 @@ STAGE = Stage(
 @through(STAGE)
 def main(door: Doorway) -> None:
     """Write generators/<model>."""
-    images = door.open("images")
+    images, training = door.open("images"), door.params.of(TrainGan).models[door.args.model]
+    features = clip_features(load_clip(door.folder("clip"), door.params.device)) if training.features else None
     title = f"GAN {door.args.model}"
     with door.scratch(title) as scratch, counted(f"Training {title}", "images") as tell:
+        options = options_of(training, door.params.seed)
         generator, history = train_gan(
-            images, options_of(door), device=door.params.device, scratch=scratch, progress=tell
+            images, options, features=features, device=door.params.device, scratch=scratch, progress=tell
         )
         save_generator(generator, door.path("out"), history=curves(history))
 
 
-def options_of(door: Doorway) -> GanOptions:
+def options_of(training: GanTraining, seed: int) -> GanOptions:
     """What params.yaml says of the GAN."""
-    training = door.params.of(TrainGan).models[door.args.model]
     return GanOptions(
         steps=training.steps,
         batch=training.batch,
@@ -52,7 +54,7 @@ def options_of(door: Doorway) -> GanOptions:
         decay=training.decay,
         flips=training.flips,
         bfloat16=training.bfloat16,
-        seed=door.params.seed,
+        seed=seed,
     )
 
 

@@ -283,7 +283,10 @@ def _groups(params: "optogram.params.root.Params") -> Iterator[str]:
     """Models that are matched have been made, and there are two at least."""
     rosetta = getattr(params, "rosetta")  # noqa: B009  the type of the params does not have it
     models = {kind: _made(params, kind) for kind in KINDS}
-    generators = [name for one in (GANS, "load_generator") for name in getattr(params, one).models]
+    generators, diffusions = (
+        [name for one in sections for name in getattr(params, one).models]
+        for sections in ((GANS, "load_generator"), (PRIORS, LOADED))
+    )
     splits = [*params.scenes.splits, *params.photos.splits]
     for name, group in rosetta.groups.items():
         at = f"rosetta.groups.{name}"
@@ -291,10 +294,12 @@ def _groups(params: "optogram.params.root.Params") -> Iterator[str]:
         for model in group.models:
             if model not in known:
                 yield f"{at}.models names {model!r}, but there are {known}"
-        if len({*group.models}) + (group.generator is not None) < 2:
+        if len({*group.models}) + (group.generator is not None) + (group.diffusion is not None) < 2:
             yield f"{at}.models = {group.models}, expected two models or more, or a generator; name another one"
         if group.generator is not None and group.generator not in generators:
             yield f"{at}.generator = {group.generator!r}, but train_gan and load_generator have {generators}"
+        if group.diffusion is not None and group.diffusion not in diffusions:
+            yield f"{at}.diffusion = {group.diffusion!r}, but train_diffusion and load_diffusion have {diffusions}"
         if group.judge is not None and group.judge not in getattr(params, JUDGES).models:
             yield f"{at}.judge = {group.judge!r}, but train_judge.models has {[*getattr(params, JUDGES).models]}"
         if group.split not in splits:

@@ -12,6 +12,8 @@ class GanTraining(Section):
     """A GAN trained here."""
 
     split: str = "train"
+    clip: Name = Field(default="demo", description="a trained or loaded CLIP, by whose features images are told")
+    features: bool = Field(default=False, description="tell drawn images from real ones by the CLIP's features besides")
     steps: PositiveInt = Field(default=4000, description="each of `batch` images")
     batch: Annotated[int, Field(ge=2)] = 32
     latent: PositiveInt = 64
@@ -35,7 +37,7 @@ class TrainGan(Section):
     """GANs trained on images/<split>, whose sides are 8, 16, 32, …; flips mirrors."""
 
     models: dict[Name, GanTraining] = Field(
-        default={"gan": GanTraining(split="single", steps=5000, decay="cosine", bfloat16=True)},
+        default={"gan": GanTraining(split="single", features=True, steps=5000, decay="cosine", bfloat16=True)},
         description="name -> architecture and schedule",
     )
 

@@ -12,6 +12,12 @@ class RosettaGroup(Section):
         min_length=1, description="classifiers and CLIPs; concepts are joined over the first, or over the generator"
     )
     generator: Name | None = Field(default=None, description="of train_gan or load_generator, which draws the images")
+    diffusion: Name | None = Field(
+        default=None, description="of train_diffusion or load_diffusion, whose denoiser looks at the images as well"
+    )
+    times: list[NonNegativeInt] = Field(
+        default=[100, 500], min_length=1, description="noise levels at which it does, steps of its schedule"
+    )
     judge: Name | None = Field(default=None, description="of train_judge.models, who says what the generator drew")
     split: str = Field(default="eval", description="images, where no generator draws them")
     images: int = Field(default=500, ge=50)
@@ -27,6 +33,7 @@ class Rosetta(Method):
         default={
             "scenes": RosettaGroup(models=["resnet", "vit", "demo"]),
             "drawn": RosettaGroup(models=["resnet", "vit"], generator="gan", judge="judge"),
+            "denoised": RosettaGroup(models=["resnet"], diffusion="prior", images=200),
         },
         description="name -> models to match",
     )

@@ -116,7 +116,7 @@ PRIOR = ("train_diffusion.models={prior: {split: train}}", "sample.models={prior
         (["train_gan.models={a: {split: nowhere}}"], "split 'nowhere' is used"),
         (
             ["generate.models={a: {}}"],
-            "generate.models names 'a', but train_gan.models and load_generator.models have []",
+            "generate.models names 'a', but train_gan.models and load_generator.models have ['gan']",
         ),
         (
             [*PRIOR, "train_gan.models={prior: {}}", "generate.models={prior: {}}"],
@@ -124,7 +124,7 @@ PRIOR = ("train_diffusion.models={prior: {split: train}}", "sample.models={prior
         ),
         (
             ["drawn.models={a: {judge: judge, split: train}}"],
-            "drawn.models names 'a', but sample.models and generate.models have ['prior']",
+            "drawn.models names 'a', but sample.models and generate.models have ['prior', 'gan']",
         ),
         (
             [*PRIOR, "drawn.models={prior: {judge: b, split: train}}"],
@@ -161,6 +161,10 @@ PRIOR = ("train_diffusion.models={prior: {split: train}}", "sample.models={prior
         (
             ["train_diffusion.models={a: {split: train, steps: 9}}"],
             "train_diffusion.models.a.warmup = 200 is above its steps = 9",
+        ),
+        (
+            ["rosetta.groups={a: {models: [resnet], diffusion: b}}"],
+            "rosetta.groups.a.diffusion = 'b', but train_diffusion and load_diffusion have ['prior']",
         ),
         (["sample.models={a: {}}"], "sample.models names 'a', but train_diffusion.models and load_diffusion.models"),
         (["train_gan.models={a: {steps: 9, warmup: 10}}"], "train_gan.models.a.warmup = 10 is above its steps = 9"),

@@ -15,6 +15,7 @@ from optogram.methods.rosetta.correlation import BLOCK
 from optogram.methods.rosetta.dictionary import dictionary, pictures
 from optogram.methods.rosetta.mining import LEAST, Images, Member, Mined, mine
 from optogram.methods.rosetta.naming import Names, label_maps, label_names, named_by_labels, named_by_texts
+from optogram.models.generative.denoiser_units import DenoiserUnits
 from optogram.models.generative.generators import Generator
 from optogram.models.generative.sampling import to_pixels
 from optogram.models.judging.judge import Judge
@@ -127,9 +128,11 @@ def members_of(
     layers: Mapping[str, Sequence[str]],
     *,
     seed: int,
+    denoisers: Mapping[str, DenoiserUnits] | None = None,
     device: str = "auto",
 ) -> list[Member]:
-    """The members of a group: a generator that draws the images first, then the models of the folders, then labels.
+    """The members of a group: a generator that draws the images first, then the models of the folders, then denoisers,
+    then labels.
 
     layers: of the models whose units are not those of all nonlinearities.
     """
@@ -139,6 +142,8 @@ def members_of(
         units = load_units(folder, layers.get(name), side=first.shape[1], device=device)
         twin = untrained(folder, units, first, seed=seed, device=device)
         found.append(Member(name, units.layers, units.maps, twin.maps))
+    for name, looking in (denoisers or {}).items():
+        found.append(Member(name, looking.layers, looking.maps, looking.untrained(seed=seed).maps))
     return [*found, *(member for member in source.own if member.name == LABELS)]
 
 

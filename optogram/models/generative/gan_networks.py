@@ -1,7 +1,7 @@
 """Room models: the two networks of a small GAN: one draws images from latents, the other tells them from real ones."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -70,6 +70,49 @@ class Discriminator(nn.Module):
         spread = (x.float().var(0, correction=0) + 1e-8).sqrt().mean().to(x.dtype)
         x = torch.cat([x, spread.expand(len(x), 1, *x.shape[2:])], 1)
         return self.logit(self.last(x))[:, 0]
+
+
+class Discriminators(nn.Module):
+    """A logit an image of its pixels, and one of each layer of features of a frozen model (Sauer et al. 2021).
+
+    features: takes images in [0, 1] to maps. Objects, of which pixels tell a discriminator little at first, lie open in
+    them, so that a generator draws objects many times sooner. channels: of each layer of maps.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (192, 128, 64, 48, 24),
+        features: "Features | None" = None,
+        channels: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.pixels = Discriminator(widths)
+        self.heads = nn.ModuleList(_head(width) for width in channels)
+        self._features = features  # no module of this one: it does not learn
+
+    def forward(self, images: Float[Tensor, "image rgb y x"]) -> Float[Tensor, "image eye"]:
+        """Of images in [0, 1]; the first is that of the pixels."""
+        found = [self.pixels(images)]
+        if self._features is not None:
+            found += [head(maps).mean((1, 2, 3)) for head, maps in zip(self.heads, self._features(images), strict=True)]
+        return torch.stack(found, 1)
+
+
+Features = Callable[[Float[Tensor, "image rgb y x"]], Sequence[Float[Tensor, "image _channel _y _x"]]]
+"""Maps of a frozen model of images in [0, 1], a tensor a layer; gradients pass."""
+
+
+def _head(channels: int, width: int = 96) -> nn.Module:
+    return nn.Sequential(
+        nn.GroupNorm(1, channels, affine=False),
+        _Conv(channels, width, 1),
+        nn.LeakyReLU(0.2),
+        _Conv(width, width, 3, padding=1),
+        nn.LeakyReLU(0.2),
+        _Conv(width, width, 4, 2, 1),
+        nn.LeakyReLU(0.2),
+        _Conv(width, 1, 3, padding=1),
+    )
 
 
 class _Conv(nn.Conv2d):

@@ -1,5 +1,6 @@
 """Room models: trains a small GAN on images, reproducibly and resumably."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +12,10 @@ import xarray as xr
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 
-from optogram.errors import DataError, ParamError
-from optogram.models.generative.gan_networks import Discriminator, GanGenerator, check_widths
-from optogram.models.generative.generators import Generator, generator_of
-from optogram.models.loading.clip_folders import pick_device
+from optogram.errors import DataError, ModelError, ParamError
+from optogram.models.generative.gan_networks import Discriminators, Features, GanGenerator, check_widths
+from optogram.models.generative.generators import Generator, generator_of, watching
+from optogram.models.loading.clip_folders import Clip, pick_device
 from optogram.models.training.average import Average
 from optogram.models.training.checkpoint import History
 from optogram.models.training.loop import Evaluation, Plan, Tell, check_range, descend, train
@@ -77,6 +78,7 @@ def train_gan(
     images: xr.Dataset,
     options: GanOptions,
     *,
+    features: Features | None = None,
     device: str = "auto",
     scratch: Path | None = None,
     save_seconds: float = 30.0,
@@ -87,6 +89,7 @@ def train_gan(
 
     It is the moving average of the weights; its units are the outputs of the ReLUs, `relu4`, `relu8`, …. With it comes
     what the training told: the losses `discriminator` (its penalty included, where a step has one) and `generator`.
+    features: of a frozen model, by which images are told from real ones besides (`Discriminators`, `clip_features`).
     scratch: folder for a checkpoint every `save_seconds`; a run that is started again continues there, to the same
     bytes.
     progress: called with (images done, images in all, loss of the discriminator) once before the first step (loss NaN)
@@ -99,7 +102,7 @@ def train_gan(
     pixels = _pixels(images)
     check_widths(options.widths, pixels.shape[1])
     where = pick_device(device)
-    task = GanTask(pixels, options, where)
+    task = GanTask(pixels, options, where, features)
     average = task.averages["generator"].network
     arguments = {"latent": options.latent, "widths": [*options.widths]}
     found = generator_of(average, spec=SPEC, arguments=arguments)
@@ -125,13 +128,19 @@ class GanTask:
     Non-saturating losses (Goodfellow et al. 2014). Both learn from the same drawn images, which are made once.
     """
 
-    def __init__(self, pixels: UInt8[np.ndarray, "image y x rgb"], options: GanOptions, where: torch.device) -> None:
+    def __init__(
+        self,
+        pixels: UInt8[np.ndarray, "image y x rgb"],
+        options: GanOptions,
+        where: torch.device,
+        features: Features | None = None,
+    ) -> None:
         self._pixels, self._options, self._where = pixels, options, where
         # layers draw their weights from the global generator: lend it a seeded one, and give the old state back
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(options.seed)
             generator = GanGenerator(options.latent, options.widths).to(where)
-            discriminator = Discriminator(options.widths).to(where)
+            discriminator = Discriminators(options.widths, features, self._channels(features, where)).to(where)
         self.generator, self.discriminator = generator, discriminator
         self.networks: Mapping[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
         self.optimizers = {
@@ -139,7 +148,15 @@ class GanTask:
             "discriminator": torch.optim.Adam(discriminator.parameters(), options.discriminator_rate, _BETAS),
         }
         self.averages = {"generator": Average(generator, options.average)}
-        self.identity: dict[str, Any] = {"gan": asdict(options), "images": len(pixels)}
+        eyes = len(discriminator.heads)
+        self.identity: dict[str, Any] = {"gan": asdict(options), "images": len(pixels), "features": eyes}
+
+    def _channels(self, features: Features | None, where: torch.device) -> list[int]:
+        if features is None:
+            return []
+        with torch.no_grad():
+            probe = torch.zeros(1, 3, *self._pixels.shape[1:3], device=where)
+            return [maps.shape[1] for maps in features(probe)]
 
     def batch(self, step: int) -> Round:
         """Images drawn with replacement, mirrored or not, and latents: a function of the seed and the step alone."""
@@ -161,7 +178,7 @@ class GanTask:
         loss = surprise(-judged[0].float()) + surprise(judged[1].float())
         if batch.penalised:
             weight = self._options.penalty * self._options.penalty_every
-            loss = loss + weight * gradient_penalty(self.discriminator, batch.real)
+            loss = loss + weight * gradient_penalty(self.discriminator.pixels, batch.real)
         descend(loss, self.discriminator, [self.optimizers["discriminator"]])
         self.discriminator.requires_grad_(False)  # only what it makes of the images is asked for
         with self._precision():
@@ -175,9 +192,41 @@ class GanTask:
         return torch.autocast(self._where.type, torch.bfloat16, enabled=half)
 
 
-def surprise(logits: Float[Tensor, " image"]) -> Float[Tensor, ""]:
-    """Mean of log(1 + exp(logit))."""
-    return nn.functional.softplus(logits).mean()
+def surprise(logits: Float[Tensor, "image eye"]) -> Float[Tensor, ""]:
+    """Mean over images of log(1 + exp(logit)), summed over what they are told by."""
+    return nn.functional.softplus(logits).mean(0).sum()
+
+
+def clip_features(clip: Clip) -> Features:
+    """The tokens of the image tower of a CLIP of ours as maps: behind its first block, the last, and one between.
+
+    Raises ModelError for a tower whose blocks are not to be found.
+    """
+    tower: Any = clip.model.visual
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
+    if not blocks:
+        raise ModelError(
+            f"{type(tower).__name__} has no transformer.resblocks, whose tokens a discriminator could see."
+        )
+    mean, std = (
+        torch.tensor(of, device=clip.device)[:, None, None] for of in (clip.preprocess.mean, clip.preprocess.std)
+    )
+    watched = {str(at): blocks[at] for at in sorted({0, len(blocks) // 3, len(blocks) - 1})}
+    size = clip.preprocess.image_size
+
+    def features(images: Tensor) -> list[Tensor]:
+        sized = images
+        if images.shape[2:] != (size, size):
+            sized = nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        with watching(watched) as seen:
+            tower((sized - mean) / std)
+        found = []
+        for (tokens,) in seen.values():
+            side = math.isqrt(tokens.shape[1])  # the class token is the first
+            found.append(tokens[:, -(side**2) :].transpose(1, 2).unflatten(2, (side, side)))
+        return found
+
+    return features
 
 
 def gradient_penalty(discriminator: nn.Module, real: Float[Tensor, "image rgb y x"]) -> Float[Tensor, ""]:
