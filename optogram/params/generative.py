@@ -37,7 +37,7 @@ class TrainGan(Section):
     """GANs trained on images/<split>, whose sides are 8, 16, 32, …; flips mirrors."""
 
     models: dict[Name, GanTraining] = Field(
-        default={"gan": GanTraining(split="single", features=True, steps=5000, decay="cosine", bfloat16=True)},
+        default={"gan": GanTraining(split="single", features=True, steps=3600, decay="cosine", bfloat16=True)},
         description="name -> architecture and schedule",
     )
 
