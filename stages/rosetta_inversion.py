@@ -1,10 +1,15 @@
 """Stage rosetta_inversion: real images back into a group's generator, with matched units and without (Table 4.1)."""
 
+import numpy as np
+import xarray as xr
+
 from optogram.methods.rosetta.groups import models_of
 from optogram.methods.rosetta.inversion import Inversion
 from optogram.methods.rosetta.reconstruction import headline, pairs_of, reconstructions
+from optogram.methods.rosetta.sketches import sketched
 from optogram.models.generative.generators import load_generator
 from optogram.models.generative.sampling import image_seeds
+from optogram.models.judging.judge import load_judge
 from optogram.params.rosetta import Rosetta, RosettaInversion
 from optogram.pipeline.stage import Input, Stage
 from optogram.progress import counted
@@ -20,6 +25,7 @@ STAGE = Stage(
         Input("rosetta", "rosetta/{group}"),
         Input("models", "models"),
         Input("generators", "generators"),
+        Input("judges", "judges"),
         Input("images", "images/{group.split}"),
     ),
     switch="rosetta_inversion",
@@ -40,27 +46,55 @@ def main(door: Doorway) -> None:
     if not any(pairs_of(found, name) for name in group.models):
         raise Skipped("No unit of the generator has a partner above chance.")
     generator = load_generator(str(door.folder("generators", group.generator)), device=device)
-    pixels = door.open("images")["pixels"].isel(image=slice(options.images)).values
+    images = door.open("images")
+    pixels = images["pixels"].isel(image=slice(options.images)).values
     folders = {name: door.folder("models", name) for name in group.models}
+    members = models_of(folders, group.layers, side=pixels.shape[1], device=device)
+    inversion = Inversion(
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        matched=options.matched,
+        regular=options.regular,
+        reconstructed=options.reconstructed,
+    )
+    seeds = image_seeds(seed, len(pixels))
     with counted(f"Inverting into {group.generator}", "steps") as tell:
         inverted = reconstructions(
             generator,
             found,
-            models_of(folders, group.layers, side=pixels.shape[1], device=device),
+            members,
             pixels,
-            image_seeds(seed, len(pixels)),
-            Inversion(
-                steps=options.steps,
-                learning_rate=options.learning_rate,
-                matched=options.matched,
-                regular=options.regular,
-                reconstructed=options.reconstructed,
-            ),
+            seeds,
+            inversion,
             permutation=seed,
             progress=lambda done, total: tell(done, total, float("nan")),
         )
+    scenes = with_one_object(images, options.images)
+    if group.judge is not None and scenes is not None:
+        judge = load_judge(door.folder("judges", group.judge), device)
+        with counted("Sketches", "steps") as tell:
+            drawn = sketched(
+                generator,
+                found,
+                members,
+                scenes,
+                seeds[: scenes.sizes["image"]],
+                inversion,
+                judge,
+                permutation=seed,
+                progress=lambda done, total: tell(done, total, float("nan")),
+            )
+        inverted = inverted.merge(drawn.rename(image="sketched"))
     door.write(inverted, f"Images inverted into {group.generator}")
     door.write_metrics(headline(inverted).columns())
+
+
+def with_one_object(images: xr.Dataset, count: int) -> xr.Dataset | None:
+    """The first scenes of one object, of which sketches can be judged; None for photographs."""
+    if "mask" not in images or "count" not in images["attribute"]:
+        return None
+    alone = np.flatnonzero((images["label"].sel(attribute="count") == 0).values)[:count]
+    return images[["mask", "label", "value_name"]].isel(image=alone).load() if len(alone) else None
 
 
 if __name__ == "__main__":

@@ -40,19 +40,7 @@ def reconstructions(
 
     Raises DataError if no pair was found, ShapeError for images of another size than the generator's.
     """
-    own, theirs = moments_of(found, str(found["model"].values[0])), {m.name: moments_of(found, m.name) for m in members}
-    pairs = {member.name: pairs_of(found, member.name) for member in members}
-    pairs = {name: each for name, each in pairs.items() if each}
-    if not pairs:
-        raise DataError("no unit of the generator has a partner above chance")
-    maps = {member.name: member.maps(pixels) for member in members if member.maps}
-    parts = {name: targets_of(maps[name], theirs[name], generator, own, each) for name, each in pairs.items()}
-    mixed = {
-        name: targets_of(maps[name], theirs[name], generator, own, permuted(each, permutation))
-        for name, each in pairs.items()
-    }
-    counts = {name: len(each) for name, each in pairs.items()}
-    wanted: dict[str, Targets] = {PLAIN: {}, **parts, ALL: _joined(parts, counts), PERMUTED: _joined(mixed, counts)}
+    own, wanted, counts = conditions(generator, found, members, pixels, permutation)
     original = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(generator.device).float() / 255
     start = generator.latents(list(seeds))
     if (drawn := generator.images(start[:1], batch=1)).shape[2:] != original.shape[2:]:
@@ -80,6 +68,32 @@ def reconstructions(
         "pairs": ("condition", np.array([0, *counts.values(), *[sum(counts.values())] * 2])),
     }
     return xr.Dataset(variables, {"condition": list(wanted)})
+
+
+def conditions(
+    generator: Generator,
+    found: xr.Dataset,
+    members: Sequence[Member],
+    pixels: UInt8[np.ndarray, "image y x rgb"],
+    permutation: int,
+) -> tuple[Moments, dict[str, Targets], dict[str, int]]:
+    """The moments of the generator's units, what they are to show of images by condition, and pairs by model.
+
+    Raises DataError if no pair was found.
+    """
+    own, theirs = moments_of(found, str(found["model"].values[0])), {m.name: moments_of(found, m.name) for m in members}
+    pairs = {member.name: pairs_of(found, member.name) for member in members}
+    pairs = {name: each for name, each in pairs.items() if each}
+    if not pairs:
+        raise DataError("no unit of the generator has a partner above chance")
+    maps = {member.name: member.maps(pixels) for member in members if member.maps}
+    parts = {name: targets_of(maps[name], theirs[name], generator, own, each) for name, each in pairs.items()}
+    mixed = {
+        name: targets_of(maps[name], theirs[name], generator, own, permuted(each, permutation))
+        for name, each in pairs.items()
+    }
+    counts = {name: len(each) for name, each in pairs.items()}
+    return own, {PLAIN: {}, **parts, ALL: _joined(parts, counts), PERMUTED: _joined(mixed, counts)}, counts
 
 
 def headline(found: xr.Dataset) -> Headline:

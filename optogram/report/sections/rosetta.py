@@ -35,6 +35,9 @@ def shared(context: Context, model: Model) -> Panel:
     if inverted is not None:
         panel.galleries.append(pictures.inverted(context, model, inverted))
         panel.tables.append(pictures.inversions(inverted))
+        if "sketch" in inverted:
+            panel.galleries.append(pictures.sketches(context, model, inverted))
+            panel.tables.append(pictures.sketch_scores(inverted))
     if edited is not None:
         panel.galleries.append(pictures.edited(context, model, edited))
         panel.tables.append(pictures.edits(edited))

@@ -42,6 +42,36 @@ def inversions(found: xr.Dataset) -> Table:
     return Table(columns, rows, caption)
 
 
+def sketches(context: Context, model: Model, found: xr.Dataset) -> Gallery:
+    """A sketch a row: itself, and what the generator draws by units, and by permuted ones."""
+    names = labels(found, "guide")
+    drawn = found["sketch_pixels"].transpose("sketched", "guide", "y", "x", "rgb").values[:ROWS]
+    first = found["sketch"].transpose("sketched", "y", "x", "rgb").values[:ROWS, None]
+    grid = context.thumbs.grid(f"sketches{model.slug}", np.concatenate([first, drawn], 1))
+    overlap = found["sketch_overlap"].transpose("sketched", "guide").values
+    rows = []
+    for at in range(len(first)):
+        cells = [Picture(grid.thumb(at, 0, f"sketch {at}"))]
+        for column, name in enumerate(names):
+            thumb = grid.thumb(at, 1 + column, f"sketch {at}, {name}")
+            cells.append(Picture(thumb, f"overlap {percent(float(overlap[at, column]), 0)}"))
+        rows.append(("", "", cells))
+    return Gallery(rows, ("sketch", *names), "Sketches turned into pictures by units alone")
+
+
+def sketch_scores(found: xr.Dataset) -> Table:
+    """A guide a row: how much of the outlined object is where it was, and is as it was."""
+    rows = [
+        [
+            name,
+            *(percent(float(found[of].sel(guide=name).mean("sketched"))) for of in ("sketch_overlap", "sketch_seen")),
+        ]
+        for name in labels(found, "guide")
+    ]
+    columns = ["matched", "overlap with the outlined object", "shape, size and position as outlined"]
+    return Table(columns, rows, f"Means over {count(found.sizes['sketched'])} sketches, by the judge")
+
+
 def edited(context: Context, model: Model, found: xr.Dataset) -> Gallery:
     """A picture a row: itself, and after each edit, by shared units and by permuted ones."""
     originals = found["original"].transpose("image", "y", "x", "rgb").values[:ROWS, None]

@@ -5,11 +5,13 @@ import math
 import random
 import signal
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from tiny_diffusion import tiny_texts
 from torch import nn
 
 from optogram.errors import DataError, ModelError, ParamError
@@ -17,7 +19,15 @@ from optogram.models.generative.gan_networks import Discriminator, GanGenerator
 from optogram.models.generative.generators import load_generator, save_generator
 from optogram.models.training import gan
 from optogram.models.training.curves import curves
-from optogram.models.training.gan import GanOptions, GanTask, gradient_penalty, settle, surprise, train_gan
+from optogram.models.training.gan import (
+    GanOptions,
+    GanTask,
+    clip_features,
+    gradient_penalty,
+    settle,
+    surprise,
+    train_gan,
+)
 from optogram.models.training.loop import Evaluation
 
 OPTIONS = GanOptions(steps=12, batch=8, latent=4, widths=(8, 6), penalty_every=4, average=0.9, flips=True, seed=5)
@@ -122,25 +132,38 @@ def test_what_a_step_draws_follows_from_its_number(images):
 # Losses
 
 
-def test_losses_are_their_definitions(images):
+def colours(images):
+    """Features of a frozen model: the means of patches, and how much neighbours differ."""
+    return [nn.functional.avg_pool2d(images, 2), images[..., 1:, 1:] - images[..., :-1, :-1]]
+
+
+@pytest.mark.parametrize("features", [None, colours], ids=["pixels", "features"])
+def test_losses_are_their_definitions(images, features):
     """Of the first step: the discriminator's with the penalty, then the generator's, by the one that has learned."""
-    task = GanTask(images["pixels"].values, OPTIONS, torch.device("cpu"))
-    literal = GanTask(images["pixels"].values, OPTIONS, torch.device("cpu"))
+    task = GanTask(images["pixels"].values, OPTIONS, torch.device("cpu"), features)
+    literal = GanTask(images["pixels"].values, OPTIONS, torch.device("cpu"), features)
     batch = task.batch(0)
     assert batch.penalised
     found = task.step(batch)
     drawn = literal.generator(batch.latents)
-    told = literal.discriminator(batch.real), literal.discriminator(drawn.detach())
+
+    def told(images):
+        eyes = [literal.discriminator.pixels(images)]
+        for head, maps in zip(literal.discriminator.heads, features(images) if features else [], strict=True):
+            eyes.append(head(maps).flatten(1).mean(1))
+        return eyes
+
     real = batch.real.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(literal.discriminator(real).sum(), real, create_graph=True)
+    (slope,) = torch.autograd.grad(literal.discriminator.pixels(real).sum(), real, create_graph=True)
     squares = torch.stack([(one / 2).square().sum() for one in slope])  # images from -1 to 1 have half the gradient
-    loss = -(told[0].sigmoid().log().mean() + (1 - told[1].sigmoid()).log().mean())
+    loss = sum(-real.sigmoid().log().mean() for real in told(batch.real))
+    loss = loss - sum((1 - drawn.sigmoid()).log().mean() for drawn in told(drawn.detach()))
     loss = loss + OPTIONS.penalty_every * OPTIONS.penalty / 2 * squares.mean()
     torch.testing.assert_close(found["discriminator"], loss, rtol=1e-4, atol=1e-5)
     literal.optimizers["discriminator"].zero_grad()
     loss.backward()
     literal.optimizers["discriminator"].step()
-    fooled = -literal.discriminator(drawn).sigmoid().log().mean()
+    fooled = sum(-eye.sigmoid().log().mean() for eye in told(drawn))
     torch.testing.assert_close(found["generator"], fooled, rtol=1e-3, atol=1e-4)
     literal.optimizers["generator"].zero_grad()
     fooled.backward()
@@ -149,6 +172,39 @@ def test_losses_are_their_definitions(images):
         for ours, theirs in zip(network.parameters(), literal.networks[name].parameters(), strict=True):
             assert ours.requires_grad
             assert (ours - theirs).abs().max() < 1e-4, name
+
+
+def test_a_clip_s_tokens_are_maps_and_gradients_pass_through_them():
+    clip = tiny_texts().clip
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    (maps,) = clip_features(clip)(images)  # it has one block
+    assert maps.shape == (2, 16, 4, 4)
+    slope = torch.autograd.grad(maps[0, :, 1, 2].sum(), images)[0]
+    assert slope[0].abs().sum() > 0
+    assert not slope[1].any()
+    pixels = (images.detach() * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    seen = []
+    handle = clip.model.visual.transformer.resblocks[0].register_forward_hook(lambda *of: seen.append(of[2]))
+    with torch.no_grad():
+        clip.model.visual(clip.preprocess(pixels))
+    handle.remove()
+    rounded = clip_features(clip)(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)[0]
+    torch.testing.assert_close(rounded.flatten(2).transpose(1, 2), seen[0][:, 1:], rtol=1e-4, atol=1e-4)
+    assert clip_features(clip)(torch.rand(1, 3, 64, 64))[0].shape == (1, 16, 4, 4)
+    with pytest.raises(ModelError, match=r"Identity has no transformer\.resblocks"):
+        clip_features(SimpleNamespace(model=SimpleNamespace(visual=nn.Identity())))
+
+
+def test_with_features_it_resumes_to_the_same_bytes(images, tmp_path):
+    whole = weights(trained(images, features=colours))
+    assert whole != weights(trained(images))
+    with pytest.raises(KeyboardInterrupt):
+        train(images, features=colours, scratch=tmp_path, progress=interrupt(7), save_seconds=0)
+    assert weights(trained(images, features=colours, scratch=tmp_path)) == whole
+    with pytest.raises(KeyboardInterrupt):
+        train(images, features=colours, scratch=tmp_path / "b", progress=interrupt(7), save_seconds=0)
+    with pytest.raises(ModelError, match="another"):
+        trained(images, scratch=tmp_path / "b")
 
 
 def test_the_penalty_of_a_linear_discriminator_is_half_its_squared_slope():
@@ -160,7 +216,7 @@ def test_the_penalty_of_a_linear_discriminator_is_half_its_squared_slope():
 
     found = gradient_penalty(Linear(), torch.rand(5, 3, 4, 4))
     torch.testing.assert_close(found, weight.square().sum() / 2)
-    torch.testing.assert_close(surprise(torch.tensor([-200.0, 0, 200])), torch.tensor((math.log(2) + 200) / 3))
+    torch.testing.assert_close(surprise(torch.tensor([[-200.0], [0], [200]])), torch.tensor((math.log(2) + 200) / 3))
 
 
 def test_the_history_has_two_losses_a_step_and_progress_tells_the_discriminators(images):

@@ -109,8 +109,12 @@ def test_inversions_stand_beside_permuted_pairs(scenes, group, tmp_path):
         "psnr": (("condition", "image"), scores),
         "ssim": (("condition", "image"), scores / 40),
         "pairs": ("condition", [0, 3, 3, 3]),
+        "sketch": (("sketched", "y", "x", "rgb"), draw.integers(0, 256, (3, 64, 64, 3), np.uint8)),
+        "sketch_pixels": (("guide", "sketched", "y", "x", "rgb"), draw.integers(0, 256, (2, 3, 64, 64, 3), np.uint8)),
+        "sketch_overlap": (("guide", "sketched"), np.array([[0.5, 0.6, 0.4], [0, 0.1, 0]], np.float32)),
+        "sketch_seen": (("guide", "sketched"), np.full((2, 3), 1 / 3, np.float32)),
     }
-    inverted = xr.Dataset(variables, {"condition": names})
+    inverted = xr.Dataset(variables, {"condition": names, "guide": names[2:]})
     parts = {"rosetta": group, "rosetta_inversion": inverted}
     made = {
         kind: part.assign_attrs(provenance(f"{kind}/trio").attributes("0" * 64) | part.attrs)
@@ -122,6 +126,9 @@ def test_inversions_stand_beside_permuted_pairs(scenes, group, tmp_path):
     row = text[text.index("all models</th>", text.index("PSNR in dB")) :][:200] if "all models</th>" in text else text
     assert ">25<" in row.replace("25.0", "25")
     assert [*(tmp_path / "report/assets").glob("grid-invertedtrio-0.*")]
+    assert "Means over 3 sketches, by the judge" in text
+    assert "overlap 60%" in text
+    assert [*(tmp_path / "report/assets").glob("grid-sketchestrio-0.*")]
 
 
 @pytest.mark.parametrize("values", [True, False], ids=["with values", "without values"])
