@@ -40,8 +40,9 @@ INSTANCES = {
     for name, stage in DECLARED.items()
     if name != "check_params" and (instances := stage.instances(PARAMS))
 }
-# the first instance is the one that is looked at: nothing is inverted into a group without a generator
-INSTANCES["rosetta_inversion"].reverse()
+# the first instance is the one that is looked at: nothing is inverted into a group without a generator, or edited there
+for stage_of_a_generator in ("rosetta_inversion", "rosetta_edits"):
+    INSTANCES[stage_of_a_generator].reverse()
 
 
 def command(stage, values, params=PARAMS):

@@ -76,6 +76,8 @@ def test_outs_follow_the_schema_and_two_runs_give_the_same_bytes(stage, ran_fold
             "scenes": {"group", "held_out"},
             "generate": {"prompt", "label", "value_name", "held_out"},
             "prototypes": {f"prototype_{k}" for k in range(1, 5)},
+            # the judge of this size sees no object
+            "rosetta_edits": {name for name in SCHEMAS["rosetta_edits/<group>"] if name.startswith("concept_")},
         }.get(stage, set())
         got = {name: dataset[name].dims for name in map(str, dataset.variables) if name not in dataset.indexes}
         assert {k: v for k, v in got.items() if k not in optional} == {
