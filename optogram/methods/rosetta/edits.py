@@ -75,11 +75,13 @@ def edits(
 
 
 def headline(found: xr.Dataset) -> Headline:
-    """How often an edit is seen in the picture, beside permuted units."""
+    """How often an edit is seen in the picture, beside permuted units; without one object anywhere, how far units go."""
     of = int(found["success_of"].sum() / 2)
-    rates = found["succeeded"].mean(("edit", "image"), skipna=True)
-    real, control = (float(rates.sel(pairs=name)) for name in (MATCHED, CONTROL))
-    return Headline("edits by shared units that are seen in the picture", real, of, "permuted units", control)
+    measure, told = ("edits by shared units that are seen in the picture", "succeeded")
+    if not of:
+        measure, told, of = "way to edited maps that shared units went", "reached", found.sizes["image"]
+    real, control = (float(found[told].sel(pairs=name).mean()) for name in (MATCHED, CONTROL))
+    return Headline(measure, real, of, "permuted units", control)
 
 
 def shared_units(found: xr.Dataset) -> list[Unit]:

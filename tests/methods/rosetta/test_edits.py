@@ -163,6 +163,8 @@ def test_pictures_without_an_object_are_edited_last_and_say_nothing(planted):
     assert few.succeeded.isnull().all()
     assert not few.success_of.any()
     assert few.reached.notnull().all()
+    assert headline(few).measure == "way to edited maps that shared units went"
+    assert headline(few).of == 3
     assert "concept" not in few.dims
 
 
