@@ -75,7 +75,7 @@ def edits(
 
 
 def headline(found: xr.Dataset) -> Headline:
-    """How often an edit is seen in the picture, beside permuted units; without one object anywhere, how far units go."""
+    """How often an edit is seen in the picture, beside permuted units; without any object, how far units go."""
     of = int(found["success_of"].sum() / 2)
     measure, told = ("edits by shared units that are seen in the picture", "succeeded")
     if not of:
