@@ -31,9 +31,9 @@ class Rosetta(Method):
 
     groups: dict[Name, RosettaGroup] = Field(
         default={
-            "scenes": RosettaGroup(models=["resnet", "vit", "demo"]),
-            "drawn": RosettaGroup(models=["resnet", "vit"], generator="gan", judge="judge"),
-            "denoised": RosettaGroup(models=["resnet"], diffusion="prior", images=200),
+            "scenes": RosettaGroup(models=["resnet", "vit", "demo"], images=300),
+            "drawn": RosettaGroup(models=["resnet", "vit"], generator="gan", judge="judge", images=300),
+            "denoised": RosettaGroup(models=["resnet"], diffusion="prior", images=100),
         },
         description="name -> models to match",
     )
@@ -52,8 +52,8 @@ class Rosetta(Method):
 class RosettaInversion(Method):
     """Real images back into the generators of rosetta.groups, with matched units (eq. 4.7)."""
 
-    images: PositiveInt = Field(default=8, description="the first so many of the group's split")
-    steps: PositiveInt = Field(default=200, description="of Adam; the thesis takes 500")
+    images: PositiveInt = Field(default=4, description="the first so many of the group's split")
+    steps: PositiveInt = Field(default=100, description="of Adam; the thesis takes 500")
     learning_rate: float = Field(default=0.05, gt=0)
     matched: float = Field(default=1.0, ge=0, description="weight of the units' similarity, beta")
     regular: float = Field(default=0.1, ge=0, description="weight of the latents' mean square, alpha")
@@ -63,9 +63,9 @@ class RosettaInversion(Method):
 class RosettaEdits(Method):
     """Pictures of the generators of rosetta.groups, edited by shared units (eq. 4.5), where a judge looks at them."""
 
-    images: PositiveInt = Field(default=8, description="pictures of one object that are edited in each way")
-    concepts: NonNegativeInt = Field(default=4, description="values that are taken out and put in by their units")
-    steps: PositiveInt = Field(default=100, description="of Adam; the thesis takes 500")
+    images: PositiveInt = Field(default=6, description="pictures of one object that are edited in each way")
+    concepts: NonNegativeInt = Field(default=3, description="values that are taken out and put in by their units")
+    steps: PositiveInt = Field(default=50, description="of Adam; the thesis takes 500")
     learning_rate: float = Field(default=0.05, gt=0)
     regular: float = Field(default=0.01, ge=0, description="weight of the latents' mean square")
 

@@ -33,7 +33,7 @@ class Concept(NamedTuple):
 
 
 def named_concepts(found: xr.Dataset, units: Sequence[Unit]) -> list[Concept]:
-    """The values that shared units are named by, those with the clearest unit first."""
+    """The values that shared units are named by: the clearest of each attribute, then the second of each, and so on."""
     place = units_of(found, str(found["model"].values[0]))
     chosen, clear = set(units), found["name_r_labels"].values
     named: dict[tuple[str, str], list[int]] = {}
@@ -43,7 +43,8 @@ def named_concepts(found: xr.Dataset, units: Sequence[Unit]) -> list[Concept]:
             named.setdefault((str(found["attribute_labels"].values[number]), value), []).append(number)
     ordered = {key: sorted(each, key=lambda number: -clear[number]) for key, each in named.items()}
     best = sorted(ordered, key=lambda key: -clear[ordered[key][0]])
-    return [Concept(*key, [place[number] for number in ordered[key]]) for key in best]
+    rank = {key: [other for other in best if other[0] == key[0]].index(key) for key in best}
+    return [Concept(*key, [place[number] for number in ordered[key]]) for key in sorted(best, key=rank.__getitem__)]
 
 
 def other_units(generator_units: Mapping[int, int], units: Sequence[Unit], *, seed: int) -> list[Unit]:

@@ -153,6 +153,8 @@ def test_concepts_are_values_that_shared_units_are_named_by(planted):
     named = named_concepts(found, units)
     assert {each.attribute for each in named} <= {*VALUES}
     assert all(set(each.units) <= set(units) for each in named)
+    first = [each.attribute for each in named[: len({one.attribute for one in named})]]
+    assert len(first) == len(set(first)), "one of each attribute comes first"
 
 
 def test_pictures_without_an_object_are_edited_last_and_say_nothing(planted):
