@@ -44,7 +44,7 @@ def main(door: Doorway) -> None:
     if group.generator is None:
         raise Skipped(f"rosetta.groups.{door.args.group} has no generator, into which images could be inverted.")
     if not any(pairs_of(found, name) for name in group.models):
-        raise Skipped("No unit of the generator has a partner above chance.")
+        raise Skipped("No unit of the generator has a partner above chance in a classifier or a CLIP.")
     generator = load_generator(str(door.folder("generators", group.generator)), device=device)
     images = door.open("images")
     pixels = images["pixels"].isel(image=slice(options.images)).values

@@ -10,7 +10,7 @@ from optogram.models.loading.clip_folders import load_clip
 from optogram.models.text_embeddings import embed_zeroshot
 from optogram.params.generative import TrainDiffusion
 from optogram.pipeline.stage import Input, Stage
-from stages.doorway import Doorway, run, through
+from stages.doorway import Doorway, Skipped, run, through
 
 STAGE = Stage(
     "round_trip",
@@ -31,6 +31,8 @@ def main(door: Doorway) -> None:
     images, params = door.open("images"), door.params
     if "count" in images["attribute"]:  # a prior is asked for one object
         images = images.isel(image=np.flatnonzero((images["label"].sel(attribute="count") == 0).values))
+    if not images.sizes["image"]:
+        raise Skipped("There are no images of one object, which is what a prior is asked for.")
     clip = load_clip(door.folder("models", params.of(TrainDiffusion).models[door.args.model].clip), params.device)
     classifiers = {
         name: load_classifier_folder(door.folder("models", name), params.device) for name in params.classifiers

@@ -62,7 +62,7 @@ def succeeded(
 
 
 def kept(before: xr.Dataset, after: xr.Dataset, attributes: Sequence[str]) -> Float64[np.ndarray, " image"]:
-    """The share of these attributes whose value is as before, of those that had one.
+    """The share of these attributes whose value is as before, of those that had one; NaN if there was not one object.
 
     Raises ShapeError as `moved`, ParamError for an unknown attribute.
     """
@@ -77,7 +77,7 @@ def kept(before: xr.Dataset, after: xr.Dataset, attributes: Sequence[str]) -> Fl
         seen["value"].sel(attribute=list(attributes)).transpose("image", "attribute").values for seen in (before, after)
     )
     there = had >= 0
-    return np.where(there.any(1), ((had == has) & there).sum(1) / np.maximum(there.sum(1), 1), np.nan)
+    return np.where(_alone(before) & there.any(1), ((had == has) & there).sum(1) / np.maximum(there.sum(1), 1), np.nan)
 
 
 def _alone(seen: xr.Dataset) -> Bool[np.ndarray, " image"]:

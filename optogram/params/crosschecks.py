@@ -212,8 +212,11 @@ def _side(params: "optogram.params.root.Params") -> int:
 
 def _gans(params: "optogram.params.root.Params") -> Iterator[str]:
     """GANs draw images of one size, which is that of the images they are trained on."""
-    side = _side(params)
+    side, clips = _side(params), _made(params, "clip")
     for name, training in getattr(params, GANS).models.items():
+        if training.clip not in clips:
+            at = f"train_gan.models.{name}.clip"
+            yield f"{at} = {training.clip!r}, but train_clip.models and load_clip.models have {clips}"
         model, drawn = f"train_gan.models.{name}", 4 * 2 ** (len(training.widths) - 1)
         if drawn != side:
             at = "photos.size" if params.photos.splits else "the side of a scene"
@@ -300,6 +303,8 @@ def _groups(params: "optogram.params.root.Params") -> Iterator[str]:
             yield f"{at}.generator = {group.generator!r}, but train_gan and load_generator have {generators}"
         if group.diffusion is not None and group.diffusion not in diffusions:
             yield f"{at}.diffusion = {group.diffusion!r}, but train_diffusion and load_diffusion have {diffusions}"
+        if len({*group.times}) < len(group.times):
+            yield f"{at}.times = {group.times} names a time twice; name it once"
         if group.judge is not None and group.judge not in getattr(params, JUDGES).models:
             yield f"{at}.judge = {group.judge!r}, but train_judge.models has {[*getattr(params, JUDGES).models]}"
         if group.split not in splits:

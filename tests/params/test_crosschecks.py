@@ -162,6 +162,11 @@ PRIOR = ("train_diffusion.models={prior: {split: train}}", "sample.models={prior
             ["train_diffusion.models={a: {split: train, steps: 9}}"],
             "train_diffusion.models.a.warmup = 200 is above its steps = 9",
         ),
+        (["train_gan.models={gan: {clip: b}}"], "train_gan.models.gan.clip = 'b', but train_clip.models and load_clip"),
+        (
+            ["rosetta.groups={a: {models: [resnet], diffusion: prior, times: [5, 5]}}"],
+            "rosetta.groups.a.times = [5, 5] names a time twice",
+        ),
         (
             ["rosetta.groups={a: {models: [resnet], diffusion: b}}"],
             "rosetta.groups.a.diffusion = 'b', but train_diffusion and load_diffusion have ['prior']",

@@ -47,15 +47,15 @@ def named_concepts(found: xr.Dataset, units: Sequence[Unit]) -> list[Concept]:
     return [Concept(*key, [place[number] for number in ordered[key]]) for key in sorted(best, key=rank.__getitem__)]
 
 
-def other_units(generator_units: Mapping[int, int], units: Sequence[Unit], *, seed: int) -> list[Unit]:
+def other_units(alive: Mapping[int, Sequence[int]], units: Sequence[Unit], *, seed: int) -> list[Unit]:
     """As many units of the same layers, drawn by the seed from those that are not among `units`, or as many as are.
 
-    generator_units: how many channels each layer has.
+    alive: of each layer the channels to draw from: those that are not constant.
     """
     draw, found = np.random.default_rng(seed), list[Unit]()
     for layer in sorted({layer for layer, _ in units}):
         taken = {channel for at, channel in units if at == layer}
-        free = [channel for channel in range(generator_units[layer]) if channel not in taken]
+        free = [channel for channel in alive[layer] if channel not in taken]
         count = min(len(taken), len(free))
         found += [(layer, int(channel)) for channel in sorted(draw.choice(free, count, replace=False))] if count else []
     return found
@@ -73,10 +73,9 @@ def concept_edits(
     tell: Told,
 ) -> xr.Dataset:
     """Values taken out of pictures that show them, and put into others, by their own units and by other ones."""
-    channels = {layer: len(mean) for layer, mean in enumerate(drawing.own.mean)}
     has, lacks = zip(*(with_and_without(seen, each, images) for each in values), strict=True)
     sides = {OWN: [each.units for each in values]}
-    sides[OTHERS] = [other_units(channels, units, seed=seed + at) for at, units in enumerate(sides[OWN])]
+    sides[OTHERS] = [other_units(drawing.alive, units, seed=seed + at) for at, units in enumerate(sides[OWN])]
     shape = (len(values), 3, len(sides), images)
     drawn = np.zeros((*shape, *pixels.shape[1:]), np.uint8)
     level = [mean + HIGH * deviation for mean, deviation in zip(drawing.own.mean, drawing.own.deviation, strict=True)]

@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from optogram.errors import DataError
-from optogram.methods.rosetta.concept_edits import Unit, concept_edits, enough, named_concepts
+from optogram.methods.rosetta.concept_edits import Unit, concept_edits, enough, named_concepts, other_units
 from optogram.methods.rosetta.following import Drawing, Told, follow
 from optogram.methods.rosetta.inversion import Inversion
 from optogram.methods.rosetta.map_edits import pasted, shifted, zoomed
@@ -65,7 +65,11 @@ def edits(
     seen = drawing.judge.parse(pixels)
     single = seen["count"].values == 1
     rows = np.concatenate([np.flatnonzero(single), np.flatnonzero(~single)])[:images]
-    values = [each for each in named_concepts(found, units) if enough(seen, each, images)][:concepts]
+    values = [
+        each
+        for each in named_concepts(found, units)
+        if enough(seen, each, images) and other_units(drawing.alive, each.units, seed=seed)
+    ][:concepts]
     tell = Told(progress, options.steps, 2 * len(CHANGES) + 4 * bool(values))
     before = seen.isel(image=rows)
     parts = [_pictures(drawing, latents[rows], pixels[rows], before, units, options, seed, tell)]
@@ -106,7 +110,8 @@ def _pictures(
     own = [(unit, unit) for unit in units]
     pairs = {MATCHED: own, CONTROL: permuted_alike(drawing, own, seed)}
     maps, side = drawing.maps(latents), pixels.shape[1]
-    anew = drawing.generator.latents([seed * len(latents) + k for k in range(len(latents))])
+    first = int(np.random.SeedSequence((seed, 1)).generate_state(1, np.uint32)[0])
+    anew = drawing.generator.latents(range(first, first + len(latents)))
     shape, names = (len(CHANGES), len(pairs), len(latents)), before["attribute"].values.astype(str).tolist()
     drawn, reached = np.zeros((*shape, *pixels.shape[1:]), np.uint8), np.zeros(shape, np.float32)
     scores = {name: np.full(shape, np.nan, np.float32) for name in ("amount", "succeeded", "kept")}
@@ -134,6 +139,7 @@ def _pictures(
     }
     for name in ("amount", "succeeded", "kept"):
         variables[name] = (*variables[name], {"missing": "there was not one object before, or there is not one after"})
+    variables["reached"] = (*variables["reached"], {"missing": "the edit changes no map"})
     return xr.Dataset(variables, {"edit": list(CHANGES), "pairs": list(pairs)})
 
 
@@ -151,4 +157,4 @@ def _amount(edit: str, before: xr.Dataset, after: xr.Dataset) -> np.ndarray:
         return enlarged(before, after)
     if edit == "shift right":
         return moved(before, after)[:, 1]
-    return after["count"].values.astype(np.float64)
+    return np.where(before["count"].values == 1, after["count"].values, np.nan)

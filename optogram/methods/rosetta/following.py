@@ -24,6 +24,13 @@ class Drawing:
     own: Moments
     judge: Judge
 
+    @property
+    def alive(self) -> dict[int, list[int]]:
+        """Of each layer, by its number, the units that are not constant."""
+        return {
+            layer: torch.nonzero(deviation > 0)[:, 0].tolist() for layer, deviation in enumerate(self.own.deviation)
+        }
+
     @torch.no_grad()
     def pixels(self, latents: Float32[Tensor, "image latent"]) -> UInt8[np.ndarray, "image y x rgb"]:
         """What it draws."""
@@ -45,7 +52,8 @@ def follow(
     """Latents from `start` on whose maps are near edited ones, and the share of the way to them that the maps went.
 
     wanted: edited maps of all layers and the pairs that count, for the first images, the next ones, and so on.
-    The way is the mean squared distance of standardised maps over units and places: 1 is there, 0 no nearer.
+    The way is the mean squared distance of standardised maps over units and places: 1 is there, 0 no nearer; NaN
+    where the edit changes nothing.
     """
     generator, own = drawing.generator, drawing.own
     targets, bounds, size = dict[str, Tensor](), dict[str, Tensor](), len(start)
@@ -66,7 +74,7 @@ def follow(
         return (torch.cat(constant) - similarity(maps, generator.layers, own, targets, bounds)).clamp_min(0)
 
     first, last = distance(start), distance(found.latents)
-    return found.latents, (1 - last / first.clamp_min(1e-12)).cpu().numpy()
+    return found.latents, torch.where(first > 1e-6, 1 - last / first, torch.nan).cpu().numpy()
 
 
 def _own_square(maps: Sequence[Tensor], own: Moments, pairs: Sequence[Pair]) -> Tensor:

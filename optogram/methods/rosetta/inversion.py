@@ -115,7 +115,7 @@ def bounds_of(
         name = generator.layers[layer]
         channels, rows, columns = grids[name]
         if name not in found:
-            found[name] = own.mean[layer].new_zeros(images, channels, 1, 1)
+            found[name] = torch.zeros(images, channels, 1, 1, device=generator.device)
         found[name][:, channel] += 1 / (own.deviation[layer][channel] ** 2 * rows * columns * len(pairs))
     return found
 

@@ -63,10 +63,14 @@ def lowered(maps: Map) -> Map:
 
 
 def raised(maps: Map, level: Float[Tensor, " _channel"], where: Bool[Tensor, "image y x"]) -> Map:
-    """At least at `level` of each channel, at the places that lie in `where`, a mask of any size (addition)."""
+    """At least at `level` of each channel, at the places that lie in `where`, a mask of any size (addition).
+
+    A place lies in it if at least half as much of it does as of the one of which most does.
+    """
     rows, columns = maps.shape[2:]
     share = F.adaptive_avg_pool2d(where[:, None].to(maps), (rows, columns))  # of a larger map, the nearest place
-    return torch.where(share > 0.5, maps.maximum(level.to(maps)[:, None, None]), maps)
+    inside = (share > 0) & (share >= share.amax((2, 3), keepdim=True) / 2)
+    return torch.where(inside, maps.maximum(level.to(maps)[:, None, None]), maps)
 
 
 @contextmanager

@@ -130,9 +130,10 @@ def units_of(found: xr.Dataset, model: str) -> dict[int, tuple[int, int]]:
 
 
 def permuted(pairs: Sequence[Pair], seed: int) -> list[Pair]:
-    """The same units of the generator, each with the partner of another pair."""
-    order = np.random.default_rng(seed).permutation(len(pairs))
-    return [(own, pairs[other][1]) for (own, _), other in zip(pairs, order.tolist(), strict=True)]
+    """The same units of the generator, each with the partner of another pair, in one cycle; a single pair stays."""
+    order = np.random.default_rng(seed).permutation(len(pairs)).tolist()
+    following = dict(zip(order, [*order[1:], *order[:1]], strict=True))
+    return [(own, pairs[following[at]][1]) for at, (own, _) in enumerate(pairs)]
 
 
 def _layers(found: xr.Dataset, model: str) -> dict[str, np.ndarray]:

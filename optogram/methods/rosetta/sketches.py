@@ -77,7 +77,11 @@ def sketched(
         "sketch": (("image", "y", "x", "rgb"), drawn),
         "sketch_pixels": (("guide", "image", "y", "x", "rgb"), np.stack(pixels)),
         "sketch_overlap": (("guide", "image"), np.stack(overlap).astype(np.float32)),
-        "sketch_seen": (("guide", "image"), np.stack(seen).astype(np.float32)),
+        "sketch_seen": (
+            ("guide", "image"),
+            np.stack(seen).astype(np.float32),
+            {"missing": "the judge knows none of these"},
+        ),
     }
     return xr.Dataset(variables, {"guide": [ALL, PERMUTED]})
 
@@ -97,7 +101,13 @@ def _as_labelled(parsed: xr.Dataset, scenes: xr.Dataset) -> Float64[np.ndarray, 
     names = [name for name in DRAWN if name in scenes["attribute"].values and name in parsed["attribute"].values]
     if not names:
         return np.full(scenes.sizes["image"], np.nan)
-    told, known = (
-        each.sel(attribute=names).transpose("image", "attribute").values for each in (parsed["value"], scenes["label"])
-    )
-    return (told == known).mean(1)
+    told, known = (_names(each, of, names) for each, of in ((parsed["value"], parsed), (scenes["label"], scenes)))
+    return ((told == known) & (known != "")).mean(1)
+
+
+def _names(index: xr.DataArray, images: xr.Dataset, attributes: Sequence[str]) -> np.ndarray:
+    """The values' names, (image, attribute); "" where there is none."""
+    rows = index.sel(attribute=list(attributes)).transpose("image", "attribute").values
+    named = images["value_name"].sel(attribute=list(attributes)).transpose("attribute", "value").values.astype(str)
+    columns = np.arange(len(attributes))
+    return np.where(rows >= 0, named[columns, np.maximum(rows, 0)], "")

@@ -66,23 +66,27 @@ class DenoiserUnits:
 
     def untrained(self, *, seed: int) -> "DenoiserUnits":
         """The same with weights as before a training, drawn from `seed`."""
-        denoiser: Any = copy.deepcopy(self.diffusion.denoiser)
+        denoiser: Any = copy.deepcopy(self._network).cpu()  # so that the seed tells the draws
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             for module in denoiser.modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
-        return replace(self, diffusion=replace(self.diffusion, denoiser=denoiser))
+        return replace(self, diffusion=replace(self.diffusion, denoiser=denoiser.to(self.diffusion.device)))
+
+    @property
+    def _network(self) -> nn.Module:
+        denoiser: Any = self.diffusion.denoiser
+        if not isinstance(denoiser, nn.Module):
+            raise ModelError(f"the denoiser is a {type(denoiser).__name__}, no torch module, and shows no units.")
+        return denoiser
 
     @cached_property
     def _blocks(self) -> dict[str, nn.Module]:
         """Modules that hold a nonlinearity of their own, and give a map, as they run: of a UNet its residual blocks."""
-        denoiser: Any = self.diffusion.denoiser
-        if not isinstance(denoiser, nn.Module):
-            raise ModelError(f"the denoiser is a {type(denoiser).__name__}, no torch module, and shows no units.")
         named = {
             name: module
-            for name, module in denoiser.named_modules()
+            for name, module in self._network.named_modules()
             if any(type(child).__name__ in NONLINEAR for child in module.children())
             and any(isinstance(child, nn.Conv2d) for child in module.children())
         }

@@ -217,7 +217,7 @@ def clip_features(clip: Clip) -> Features:
     def features(images: Tensor) -> list[Tensor]:
         sized = images
         if images.shape[2:] != (size, size):
-            sized = nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+            sized = nn.functional.interpolate(images, (size, size), mode="bilinear")
         with watching(watched) as seen:
             tower((sized - mean) / std)
         found = []

@@ -157,4 +157,6 @@ def causes(found: xr.Dataset) -> Table:
 
 
 def _seen(value: float) -> str:
+    if not np.isfinite(value):
+        return "not one object before"
     return "seen" if value == 1 else "not seen"

@@ -141,10 +141,10 @@ def test_without_bounds_a_map_that_is_twice_as_strong_is_twice_as_similar(plante
 
 
 def test_other_units_are_of_the_same_layers():
-    found = other_units({0: 4, 1: 3, 2: 9}, [(0, 1), (0, 2), (1, 0), (1, 1)], seed=1)
+    found = other_units({0: [0, 1, 2, 3], 1: [0, 1, 2], 2: [*range(9)]}, [(0, 1), (0, 2), (1, 0), (1, 1)], seed=1)
     assert [unit for unit in found if unit[0] == 0] == [(0, 0), (0, 3)]
     assert [unit for unit in found if unit[0] == 1] == [(1, 2)]
-    assert other_units({0: 2}, [(0, 0), (0, 1)], seed=0) == []
+    assert other_units({0: [0, 1]}, [(0, 0), (0, 1)], seed=0) == []
 
 
 def test_concepts_are_values_that_shared_units_are_named_by(planted):
@@ -165,6 +165,8 @@ def test_pictures_without_an_object_are_edited_last_and_say_nothing(planted):
     assert few.succeeded.isnull().all()
     assert not few.success_of.any()
     assert few.reached.notnull().all()
+    assert few.kept.isnull().all()
+    assert few.amount.isnull().all()
     assert headline(few).measure == "way to edited maps that shared units went"
     assert headline(few).of == 3
     assert "concept" not in few.dims

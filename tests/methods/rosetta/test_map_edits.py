@@ -62,6 +62,10 @@ def test_removal_and_addition():
     assert torch.equal(high[0, 1], maps[0, 1])
     assert torch.equal(high[0, 0, 2:], maps[0, 0, 2:])
     assert torch.equal(high[1], maps[1])
+    across = torch.zeros(1, 8, 8, dtype=torch.bool)
+    across[0, 3:5, 1] = True
+    coarse = raised(torch.zeros(1, 1, 2, 2), torch.ones(1), across)
+    assert coarse[0, 0].tolist() == [[1, 0], [1, 0]], "small, and across the border of two places"
     larger = raised(torch.zeros(2, 1, 16, 16), torch.ones(1), where)
     assert torch.equal(larger[0, 0], torch.nn.functional.pad(torch.ones(8, 8), (0, 8, 0, 8)))
 

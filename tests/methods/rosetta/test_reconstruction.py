@@ -49,7 +49,10 @@ def test_pairs_and_moments_are_those_that_were_mined(generator, found):
         torch.testing.assert_close(mean, layer_maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     assert sorted(own for own, _ in permuted(pairs, 0)) == sorted(own for own, _ in pairs)
     assert sorted(other for _, other in permuted(pairs, 0)) == sorted(other for _, other in pairs)
-    assert permuted(pairs, 0) != pairs
+    for count in (2, 4, 8, len(pairs)):
+        for seed in range(5):
+            single = [((0, k), (1, k)) for k in range(count)]
+            assert all(own[1] != other[1] for own, other in permuted(single, seed)), "none keeps its partner"
 
 
 def test_conditions_stand_side_by_side(generator, found):

@@ -168,6 +168,7 @@ def test_edits_stand_beside_permuted_units_and_values_beside_other_units(scenes,
     build_report(tmp_path / "report", *scenes, {}, {}, {"trio": made})
     text = (tmp_path / "report/index.html").read_text()
     assert "Edits of 4 pictures, by 7 shared units" in text
+    assert "not one object before" in text
     row = text[text.index("seen, permuted") :]
     assert "67% (10% to 90%)" in row
     assert "0% (10% to 90%)" in row
