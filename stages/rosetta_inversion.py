@@ -1,12 +1,12 @@
 """Stage rosetta_inversion: real images back into a group's generator, with matched units and without (Table 4.1)."""
 
-import numpy as np
-import xarray as xr
+from collections.abc import Callable
+from functools import partial
 
 from optogram.methods.rosetta.groups import models_of
 from optogram.methods.rosetta.inversion import Inversion
 from optogram.methods.rosetta.reconstruction import headline, pairs_of, reconstructions
-from optogram.methods.rosetta.sketches import sketched
+from optogram.methods.rosetta.sketches import sketched, with_one_object
 from optogram.models.generative.generators import load_generator
 from optogram.models.generative.sampling import image_seeds
 from optogram.models.judging.judge import load_judge
@@ -50,51 +50,28 @@ def main(door: Doorway) -> None:
     pixels = images["pixels"].isel(image=slice(options.images)).values
     folders = {name: door.folder("models", name) for name in group.models}
     members = models_of(folders, group.layers, side=pixels.shape[1], device=device)
-    inversion = Inversion(
-        steps=options.steps,
-        learning_rate=options.learning_rate,
-        matched=options.matched,
-        regular=options.regular,
-        reconstructed=options.reconstructed,
-    )
+    weights = (options.matched, options.regular, options.reconstructed)
+    inversion = Inversion(options.steps, options.learning_rate, *weights)
     seeds = image_seeds(seed, len(pixels))
     with counted(f"Inverting into {group.generator}", "steps") as tell:
         inverted = reconstructions(
-            generator,
-            found,
-            members,
-            pixels,
-            seeds,
-            inversion,
-            permutation=seed,
-            progress=lambda done, total: tell(done, total, float("nan")),
+            generator, found, members, pixels, seeds, inversion, permutation=seed, progress=partial(_tell, tell)
         )
     scenes = with_one_object(images, options.images)
     if group.judge is not None and scenes is not None:
-        judge = load_judge(door.folder("judges", group.judge), device)
+        judge, starts = load_judge(door.folder("judges", group.judge), device), seeds[: scenes.sizes["image"]]
         with counted("Sketches", "steps") as tell:
+            told = partial(_tell, tell)
             drawn = sketched(
-                generator,
-                found,
-                members,
-                scenes,
-                seeds[: scenes.sizes["image"]],
-                inversion,
-                judge,
-                permutation=seed,
-                progress=lambda done, total: tell(done, total, float("nan")),
+                generator, found, members, scenes, starts, inversion, judge, permutation=seed, progress=told
             )
         inverted = inverted.merge(drawn.rename(image="sketched"))
     door.write(inverted, f"Images inverted into {group.generator}")
     door.write_metrics(headline(inverted).columns())
 
 
-def with_one_object(images: xr.Dataset, count: int) -> xr.Dataset | None:
-    """The first scenes of one object, of which sketches can be judged; None for photographs."""
-    if "mask" not in images or "count" not in images["attribute"]:
-        return None
-    alone = np.flatnonzero((images["label"].sel(attribute="count") == 0).values)[:count]
-    return images[["mask", "label", "value_name"]].isel(image=alone).load() if len(alone) else None
+def _tell(tell: Callable[[int, int, float], None], done: int, total: int) -> None:
+    tell(done, total, float("nan"))
 
 
 if __name__ == "__main__":

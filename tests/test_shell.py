@@ -21,17 +21,18 @@ GENERATIVE = ("train_gan", "load_generator", "train_diffusion", "load_diffusion"
 GENERATIVE += ("drawn", "fidelity")
 MODELS |= {f"{section}.models" for section in GENERATIVE}
 # Of these only the keys are names, which the params keep plain; what they map to can be a path.
-KEYS = {"scenes.splits", "photos.splits", "texts.files", *MODELS}
+KEYS = {"scenes.splits", "photos.splits", "texts.files", "rosetta.groups", *MODELS}
 # Of these every entry is one of those names, a split, a built-in pool or a number.
 ENTRIES = {"clips", "classifiers", "reference_sets.models", "texts.pools", "second_order.layers"}
 ENTRIES |= {f"{section}.splits" for section in ("activations", "contributions", "second_order")}
-NAMES = {"spurious.split", "visual_scores.clip"}
+NAMES = {"spurious.split", "visual_scores.clip", "rosetta.pool"}
 # Of the values of these, what is a split or the name of a model.
-ITEMS = {"train_classifier.models": {"item.split"}, "train_gan.models": {"item.split"}}
+ITEMS = {"train_classifier.models": {"item.split"}, "train_gan.models": {"item.split", "item.clip"}}
 ITEMS["train_judge.models"] = {"item.split"}
 ITEMS["train_diffusion.models"] = {"item.split", "item.clip"}
 ITEMS["drawn.models"] = {"item.split", "item.clip", "item.judge"}
 ITEMS["fidelity.models"] = {"item.split", "item.clip", "item.classifier"}
+ITEMS["rosetta.groups"] = {"item.split"}
 ODD = "a $HOME 'q' \"d\" `touch ran` #1 %s (ü) & ; x"
 
 

@@ -233,7 +233,8 @@ def test_an_image_of_no_split_is_marked(scenes, tmp_path):
 
 def test_the_stage_writes_it(artifacts, report, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    none = [f"{section}.models={{}}" for section in ("sample", "drawn", "fidelity")] + ["rosetta.groups={}"]
+    none = [f"{section}.models={{}}" for section in ("sample", "generate", "drawn", "fidelity")]
+    none += ["rosetta.groups={}", "train_diffusion.models={}"]
     (tmp_path / "params.yaml").write_text(profile_text("demo", ["second_order.layers=[0,1]", *none]))
     kinds = (
         "images",
@@ -244,6 +245,8 @@ def test_the_stage_writes_it(artifacts, report, tmp_path, monkeypatch):
         "fidelity",
         "rosetta",
         "rosetta_inversion",
+        "rosetta_edits",
+        "round_trip",
         *KINDS,
         *VISUAL,
     )

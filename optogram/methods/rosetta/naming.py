@@ -97,7 +97,7 @@ def agreement(
     if not both:
         return float("nan"), float("nan"), 0
     mine, theirs = (np.array(side) for side in zip(*both, strict=True))
-    chance = sum(float((mine == name).mean() * (theirs == name).mean()) for name in set(mine.tolist()))
+    chance = sum(float((mine == name).mean() * (theirs == name).mean()) for name in sorted({*mine.tolist()}))
     return float((mine == theirs).mean()), chance, len(both)
 
 

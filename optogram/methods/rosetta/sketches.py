@@ -39,6 +39,14 @@ def outlines(mask: UInt8[np.ndarray, "image y x"]) -> UInt8[np.ndarray, "image y
     return np.where(edge[..., None], 0, 255).astype(np.uint8).repeat(3, -1)
 
 
+def with_one_object(images: xr.Dataset, count: int) -> xr.Dataset | None:
+    """The first scenes of one object, of which sketches can be judged; None for photographs."""
+    if "mask" not in images or "count" not in images["attribute"]:
+        return None
+    alone = np.flatnonzero((images["label"].sel(attribute="count") == 0).values)[:count]
+    return images[["mask", "label", "value_name"]].isel(image=alone).load() if len(alone) else None
+
+
 def sketched(
     generator: Generator,
     found: xr.Dataset,
