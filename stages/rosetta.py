@@ -47,7 +47,8 @@ def main(door: Doorway) -> None:
     denoisers = {}
     if group.diffusion is not None:
         diffusion = load_diffusion(str(door.folder("diffusions", group.diffusion)), device=device)
-        denoisers[group.diffusion] = DenoiserUnits(diffusion, tuple(group.times), seed)
+        blocks = group.layers.get(group.diffusion)
+        denoisers[group.diffusion] = DenoiserUnits(diffusion, tuple(group.times), seed, blocks)
     clip = load_clip(door.folder("models", options.clip), device) if options.clip else None
     found = rosetta(
         source,
@@ -72,6 +73,7 @@ def source_of(door: Doorway, group: RosettaGroup) -> Source:
         return Stored(door.open("images"), group.images, seed)
     judge = load_judge(door.folder("judges", group.judge), device) if group.judge else None
     generator = load_generator(str(door.folder("generators", group.generator)), device=device)
+    generator = generator.with_layers(group.layers.get(group.generator))
     return Drawn(group.generator, generator, image_seeds(seed, group.images), judge)
 
 

@@ -39,6 +39,7 @@ def main(door: Doorway) -> None:
     if not shared_units(found):
         raise Skipped("No unit of the generator has a partner above chance.")
     generator = load_generator(str(door.folder("generators", group.generator)), device=device)
+    generator = generator.with_layers(group.layers.get(group.generator))
     judge = load_judge(door.folder("judges", group.judge), device)
     drawing = Drawing(group.generator, generator, moments_of(found, group.generator), judge)
     with counted(f"Editing pictures of {group.generator}", "steps") as tell:

@@ -46,6 +46,7 @@ def main(door: Doorway) -> None:
     if not any(pairs_of(found, name) for name in group.models):
         raise Skipped("No unit of the generator has a partner above chance in a classifier or a CLIP.")
     generator = load_generator(str(door.folder("generators", group.generator)), device=device)
+    generator = generator.with_layers(group.layers.get(group.generator))
     images = door.open("images")
     pixels = images["pixels"].isel(image=slice(options.images)).values
     folders = {name: door.folder("models", name) for name in group.models}

@@ -310,8 +310,8 @@ def _groups(params: "optogram.params.root.Params") -> Iterator[str]:
         if group.split not in splits:
             yield f"{at}.split = {group.split!r}, but scenes.splits and photos.splits have {splits}"
         for model in group.layers:
-            if model not in group.models:
-                yield f"{at}.layers names {model!r}, which is not among its models {group.models}"
+            if model not in (members := [*group.models, group.generator, group.diffusion]):
+                yield f"{at}.layers names {model!r}, which is not among its models {[*filter(None, members)]}"
     if rosetta.clip is not None and rosetta.clip not in models["clip"]:
         yield f"rosetta.clip = {rosetta.clip!r}, but train_clip.models and load_clip.models have {models['clip']}"
     if rosetta.pool not in params.texts.names:

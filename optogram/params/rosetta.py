@@ -22,7 +22,7 @@ class RosettaGroup(Section):
     split: str = Field(default="eval", description="images, where no generator draws them")
     images: int = Field(default=500, ge=50)
     layers: dict[str, list[str]] = Field(
-        default={}, description="model -> layers whose channels are units; for others all nonlinearities"
+        default={}, description="model, generator or denoiser -> layers whose channels are units; for others all"
     )
 
 

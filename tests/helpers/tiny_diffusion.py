@@ -1,5 +1,7 @@
 """A tiny diffusion model of ours with random weights, for tests of whatever asks one."""
 
+from dataclasses import replace
+
 import torch
 
 from optogram.data.scenes import Scenes
@@ -8,7 +10,8 @@ from optogram.models.generative.diffusion import Diffusion, UNet
 from optogram.models.generative.schedules import Schedule
 from optogram.models.generative.texts import ClipTexts
 from optogram.models.loading.clip_folders import build_clip
-from optogram.models.training.diffusion import SCHEDULER, DiffusionOptions, build_unet
+from optogram.models.training.denoisers import DiffusionOptions, TransformerOptions, build_denoiser
+from optogram.models.training.diffusion import SCHEDULER
 
 ARCHITECTURE = {
     "embed_dim": 16,
@@ -44,9 +47,19 @@ def tiny_diffusion(**config):
     """Images of 32 x 32. `config`: of the scheduler."""
     codec = fit_patches(tiny_images().pixels.values, factor=4, channels=8)
     texts = tiny_texts()
-    unet = build_unet(DiffusionOptions(steps=1, widths=(8, 16)), (8, 8, 8), texts.width)
+    unet = build_denoiser(DiffusionOptions(steps=1, widths=(8, 16)), (8, 8, 8), texts.width).unet
     # a new UNet ends in small weights: make what it predicts depend on all that it is told
     with torch.no_grad():
         unet.conv_out.weight.mul_(20)
     denoiser = UNet(unet).eval().requires_grad_(False)
     return Diffusion(codec, denoiser, Schedule({**SCHEDULER, **config}), texts, (8, 8, 8))
+
+
+def tiny_transformer():
+    """The same with a transformer of tokens of 2 x 2, two blocks deep."""
+    given = tiny_diffusion()
+    shape = TransformerOptions(width=16, depth=2, head=8)
+    denoiser = build_denoiser(DiffusionOptions(steps=1, transformer=shape), given.shape, given.texts.width)
+    with torch.no_grad():
+        torch.nn.init.normal_(denoiser.transformer.proj_out.weight, generator=torch.Generator().manual_seed(0))
+    return replace(given, denoiser=denoiser.eval().requires_grad_(False))

@@ -40,6 +40,7 @@ class UNet(nn.Module):
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
+        self.part, self.state_width = "unet", int(unet.config["cross_attention_dim"])
         self._pooled = unet.config.get("class_embed_type") == "projection"
         self._placed = unet.config["in_channels"] == unet.config["out_channels"] + 2
 
@@ -53,6 +54,29 @@ class UNet(nn.Module):
         pooled = {"class_labels": states.mean(1)} if self._pooled else {}
         given = torch.cat([z, places(z)], 1) if self._placed else z
         return self.unet(given, times, encoder_hidden_states=states, **pooled).sample
+
+
+class Transformer(nn.Module):
+    """diffusers' PixArtTransformer2DModel (Chen et al. 2023), whose tokens are patches of the latents.
+
+    They attend to each other and to the states of a text. What one predicts of a variance besides is left out.
+    """
+
+    def __init__(self, transformer: Any) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.part, self.state_width = "transformer", int(transformer.config["caption_channels"])
+
+    def forward(
+        self,
+        z: Float[Tensor, "image channel row column"],
+        times: Float[Tensor, " image"],
+        states: Float[Tensor, "image token width"],
+    ) -> Float[Tensor, "image channel row column"]:
+        """The prediction."""
+        unasked = {"resolution": None, "aspect_ratio": None}
+        found = self.transformer(z, encoder_hidden_states=states, timestep=times, added_cond_kwargs=unasked).sample
+        return found[:, : z.shape[1]]
 
 
 def places(z: Float[Tensor, "image channel row column"]) -> Float[Tensor, "image 2 row column"]:
@@ -83,8 +107,7 @@ class Diffusion:
                 f"diffusion: the codec has {self.codec.channels} channels, but the denoiser takes {self.shape[0]}. "
                 "Take the codec that the denoiser was trained with."
             )
-        config = getattr(getattr(self.denoiser, "unet", None), "config", {})
-        width = config.get("cross_attention_dim", self.texts.width)
+        width = getattr(self.denoiser, "state_width", self.texts.width)
         if width != self.texts.width:
             raise ModelError(
                 f"diffusion: states of texts have width {self.texts.width}, but the denoiser takes {width}. Take the "

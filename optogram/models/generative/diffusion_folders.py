@@ -1,8 +1,8 @@
 """Room models: a diffusion model as a folder in diffusers' layout, saved and loaded.
 
-`unet/`, `scheduler/` and `vae/` are diffusers' own, and open there. Ours may have a `codec/` (`Patches`) in place of
-`vae/`, and a CLIP's model folder as `text_encoder/`; a Stable Diffusion folder has transformers' `text_encoder/` and
-`tokenizer/`. Weights are safetensors only.
+`unet/` or `transformer/`, `scheduler/` and `vae/` are diffusers' own, and open there. Ours may have a `codec/`
+(`Patches`) in place of `vae/`, and a CLIP's model folder as `text_encoder/`; a Stable Diffusion folder has
+transformers' `text_encoder/` and `tokenizer/`. Weights are safetensors only.
 """
 
 import json
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from optogram.errors import ExtraError, ModelError, nearest
 from optogram.models.generative.codecs import Autoencoder, Patches
-from optogram.models.generative.diffusion import Diffusion, UNet
+from optogram.models.generative.diffusion import Diffusion, Transformer, UNet
 from optogram.models.generative.schedules import Schedule
 from optogram.models.generative.texts import ClipTexts, Texts, TransformersTexts
 from optogram.models.loading.architectures import factory
@@ -30,6 +30,8 @@ from optogram.models.loading.model_files import CONFIG, WEIGHTS, check_files, fi
 INDEX = "model_index.json"
 HISTORY = "history.json"
 SCHEDULER = "scheduler_config.json"
+_DENOISERS = {"unet": ("UNet2DConditionModel", UNet), "transformer": ("PixArtTransformer2DModel", Transformer)}
+"""By its folder's name, what diffusers calls a denoiser, and what makes it one of ours."""
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -45,27 +47,30 @@ def save_diffusion(
     history: kept in history.json beside them.
 
     Raises ModelError if `path` exists, and for parts that a folder of ours does not hold: a denoiser other than a
-    UNet, a codec other than `Patches` or diffusers' autoencoders, texts other than a CLIP's.
+    UNet or a transformer, a codec other than `Patches` or diffusers' autoencoders, texts other than a CLIP's.
     """
     denoiser, codec, texts = diffusion.denoiser, diffusion.codec, diffusion.texts
     if (
-        not isinstance(denoiser, UNet)
+        not isinstance(denoiser, UNet | Transformer)
         or not isinstance(codec, Patches | Autoencoder)
         or not isinstance(texts, ClipTexts)
     ):
         kinds = ", ".join(type(part).__name__ for part in (denoiser, codec, texts))
-        raise ModelError(f"A folder holds a UNet, Patches or an Autoencoder, and ClipTexts; found {kinds}.")
+        raise ModelError(
+            f"A folder holds a UNet or a Transformer, Patches or an Autoencoder, and ClipTexts; found {kinds}."
+        )
     name, made = ("codec", "Patches") if isinstance(codec, Patches) else ("vae", type(codec.autoencoder).__name__)
+    network = getattr(denoiser, denoiser.part)
     index = {
         "_class_name": "Diffusion",
-        "unet": ["diffusers", type(denoiser.unet).__name__],
+        denoiser.part: ["diffusers", type(network).__name__],
         "scheduler": ["diffusers", diffusion.schedule.config["_class_name"]],
         name: ["optogram" if name == "codec" else "diffusers", made],
         "text_encoder": ["optogram", "ClipTexts"],
     }
     with new_folder(Path(path)) as part:
         _write_json(part / INDEX, index)
-        _write_diffusers(part / "unet", denoiser.unet, dtype)
+        _write_diffusers(part / denoiser.part, network, dtype)
         (part / "scheduler").mkdir()
         _write_json(part / "scheduler" / SCHEDULER, dict(diffusion.schedule.config))
         if isinstance(codec, Patches):
@@ -86,7 +91,7 @@ def copy_diffusion(source: Path | str, path: Path | str) -> None:
     source = Path(source)
     load_diffusion(str(source), device="cpu")
     index = _read_json(source / INDEX)
-    parts = ["unet", "scheduler", "codec" if "codec" in index else "vae", "text_encoder", "tokenizer"]
+    parts = [_part(index), "scheduler", "codec" if "codec" in index else "vae", "text_encoder", "tokenizer"]
     with new_folder(Path(path)) as made:
         _write_json(made / INDEX, index)
         for folder in (source / part for part in parts if (source / part).is_dir()):
@@ -118,14 +123,20 @@ def load_diffusion(spec: str, *, checkpoint: str | Path | None = None, device: s
 
 def _folder(path: Path, where: torch.device) -> Diffusion:
     index = _read_json(_there(path, INDEX))
-    unet = _diffusers_part(path, index, "unet", ("UNet2DConditionModel",))
+    name, (kind, adapter) = _part(index), _DENOISERS[_part(index)]
+    network = _diffusers_part(path, index, name, (kind,))
     schedule = Schedule(_read_json(_there(path, "scheduler", SCHEDULER)))
-    denoiser, codec = UNet(unet).to(where).eval().requires_grad_(False), _codec(path, index).to(where)
+    denoiser, codec = adapter(network).to(where).eval().requires_grad_(False), _codec(path, index).to(where)
     codec.eval().requires_grad_(False)
-    size = unet.config["sample_size"]
+    size = network.config["sample_size"]
     rows, columns = (size, size) if isinstance(size, int) else size
-    shape = (int(unet.config["out_channels"]), int(rows), int(columns))
+    shape = (codec.channels, int(rows), int(columns))
     return Diffusion(codec, denoiser, schedule, _texts(path, index, where), shape, where)
+
+
+def _part(index: Mapping[str, Any]) -> str:
+    """The name of the denoiser's folder."""
+    return "transformer" if "transformer" in index else "unet"
 
 
 def _codec(path: Path, index: Mapping[str, Any]) -> Patches | Autoencoder:
@@ -188,8 +199,8 @@ def _kind(path: Path, index: Mapping[str, Any], name: str) -> tuple[str, str]:
     if not isinstance(found, list) or len(found) != 2 or None in found:
         has = ", ".join(sorted(key for key in index if not key.startswith("_")))
         raise ModelError(
-            f"{path} is without {name}: {INDEX} names {has or 'no parts'}. Expected unet, scheduler, text_encoder, and "
-            f"vae or codec.{nearest(name, list(index))}"
+            f"{path} is without {name}: {INDEX} names {has or 'no parts'}. Expected unet or transformer, scheduler, "
+            f"text_encoder, and vae or codec.{nearest(name, list(index))}"
         )
     return str(found[0]), str(found[1])
 
@@ -207,7 +218,7 @@ def _there(path: Path, *names: str) -> Path:
     if not place.exists():
         raise ModelError(
             f"{path} is no folder of a diffusion model: {'/'.join(names)} is missing. Expected diffusers' layout: "
-            f"{INDEX}, unet, scheduler, text_encoder, and vae or codec."
+            f"{INDEX}, unet or transformer, scheduler, text_encoder, and vae or codec."
         )
     return place
 

@@ -126,15 +126,20 @@ class Generator:
         """
         self._check(latents, "latent", self.latent)
         names = self.layers if layers is None else tuple(layers)
-        for name in names:
-            if name not in self.layers:
-                raise ModelError(
-                    f"{self.spec} has no layer of units {name!r}; there are {', '.join(self.layers)}."
-                    f"{nearest(name, list(self.layers))}"
-                )
+        self._check_layers(names)
         with watching({name: self.model.get_submodule(name) for name in names}) as seen:
             images = self.images(latents, batch=batch)
         return images, {name: torch.cat(seen[name])[: len(latents)] for name in names}
+
+    def with_layers(self, layers: Sequence[str] | None) -> "Generator":
+        """The same with the units of these layers alone, in the order in which they run; None leaves all.
+
+        Raises ModelError as `maps`.
+        """
+        if layers is None:
+            return self
+        self._check_layers(layers)
+        return replace(self, layers=tuple(name for name in self.layers if name in layers))
 
     def truncated(self, psi: float) -> "Generator":
         """The same with another truncation. Raises ParamError as `StyleMapping`, ModelError without a mapping."""
@@ -156,6 +161,14 @@ class Generator:
     def _synthesis(self) -> Callable[[Tensor], Tensor]:
         made: Any = self.model
         return made.synthesis
+
+    def _check_layers(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in self.layers:
+                raise ModelError(
+                    f"{self.spec} has no layer of units {name!r}; there are {', '.join(self.layers)}."
+                    f"{nearest(name, list(self.layers))}"
+                )
 
     def _check(self, rows: Tensor, name: str, width: int) -> None:
         if rows.ndim != 2 or rows.shape[1] != width or rows.dtype != torch.float32:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_diffusion import placed, tiny_diffusion
+from tiny_diffusion import placed, tiny_diffusion, tiny_transformer
 
 from optogram.errors import ModelError, ParamError, ShapeError
 from optogram.models.generative.denoiser_units import DenoiserUnits
@@ -54,6 +54,37 @@ def test_layers_are_residual_blocks_in_the_order_in_which_they_run(diffusion):
     assert parts == sorted(parts, key=["down_blocks", "mid_block", "up_blocks"].index)
     assert all(".resnets." in name for name in first)
     assert len(layers) == 2 * len(first)
+
+
+def test_units_of_a_transformer_are_those_of_its_mlps_token_by_token(pixels):
+    diffusion = tiny_transformer()
+    units = DenoiserUnits(diffusion, TIMES, seed=4)
+    maps = dict(zip(units.layers, units.maps(pixels), strict=True))
+    assert list(maps)[:2] == [f"transformer.transformer_blocks.{block}.ff.net.0 at 50" for block in (0, 1)]
+    network, seen = diffusion.denoiser.transformer, []
+    clean = diffusion.codec.encode(torch.from_numpy(pixels[1:2]).permute(0, 3, 1, 2).float() / 255)
+    alpha, sigma = diffusion.schedule.at(torch.tensor([600]))
+    handle = network.transformer_blocks[1].ff.net[2].register_forward_hook(lambda *of: seen.append(of[1][0]))
+    diffusion.denoiser(alpha * clean + sigma * diffusion.noise([4]), torch.tensor([600.0]), diffusion.states([""]))
+    handle.remove()
+    found = maps["transformer.transformer_blocks.1.ff.net.0 at 600"][1]
+    assert found.shape == (64, 4, 4)
+    for row in range(4):
+        for column in range(4):
+            torch.testing.assert_close(found[:, row, column], seen[0][0, 4 * row + column], rtol=1e-4, atol=1e-4)
+    assert not torch.equal(units.untrained(seed=1).maps(pixels)[0], units.maps(pixels)[0])
+
+
+def test_blocks_can_be_chosen(diffusion, pixels):
+    whole = DenoiserUnits(diffusion, TIMES)
+    name = whole.layers[1].removesuffix(" at 50")
+    part = DenoiserUnits(diffusion, TIMES, chosen=[name])
+    assert part.layers == (f"{name} at 50", f"{name} at 600")
+    maps = dict(zip(whole.layers, whole.maps(pixels), strict=True))
+    for layer, found in zip(part.layers, part.maps(pixels), strict=True):
+        assert torch.equal(found, maps[layer])
+    with pytest.raises(ModelError, match=f"no block '{name}x'.*Did you mean '{name}'"):
+        DenoiserUnits(diffusion, TIMES, chosen=[f"{name}x"])
 
 
 def test_an_image_s_maps_do_not_depend_on_those_beside_it(diffusion, pixels):

@@ -2,21 +2,24 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    PixArtTransformer2DModel,
     PNDMScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from tiny_diffusion import placed, tiny_diffusion
+from tiny_diffusion import placed, tiny_diffusion, tiny_transformer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import optogram
 from optogram.errors import DataError, ModelError
+from optogram.models.generative.diffusion import Transformer
 from optogram.models.generative.diffusion_folders import copy_diffusion, load_diffusion, save_diffusion
 from optogram.models.generative.sampling import sample
 
@@ -101,6 +104,45 @@ def test_ours_comes_back_and_opens_in_diffusers(ours):
         theirs = diffusion.codec.decode(z).clamp(0, 1)
     mine = sample(again, states, seeds=[1], steps=4, scale=1)
     torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)
+
+
+def test_a_transformer_comes_back_and_opens_in_diffusers(tmp_path):
+    diffusion, path = tiny_transformer(), tmp_path / "prior"
+    save_diffusion(diffusion, path, dtype=torch.float32)
+    again, states = load_diffusion(str(path), device="cpu"), diffusion.states(PROMPTS)
+    assert again.shape == diffusion.shape
+    assert torch.equal(*(sample(one, one.states(PROMPTS), seeds=[1, 2], steps=3) for one in (diffusion, again)))
+    theirs = PixArtTransformer2DModel.from_pretrained(path / "transformer", use_safetensors=True)
+    scheduler = DDIMScheduler.from_pretrained(path / "scheduler")
+    scheduler.set_timesteps(4)
+    z = diffusion.noise([1, 2])
+    with torch.no_grad():
+        for time in scheduler.timesteps:
+            unasked = {"resolution": None, "aspect_ratio": None}
+            found = theirs(z, encoder_hidden_states=states, timestep=time.expand(2), added_cond_kwargs=unasked).sample
+            z = scheduler.step(found, time, z).prev_sample
+    mine = sample(again, states, seeds=[1, 2], steps=4, scale=1)
+    torch.testing.assert_close(mine, diffusion.codec.decode(z).clamp(0, 1), rtol=0, atol=1e-4)
+    copy_diffusion(path, tmp_path / "copy")
+    assert {file.name for file in (tmp_path / "copy").iterdir()} == {
+        *("model_index.json", "transformer", "scheduler", "codec", "text_encoder")
+    }
+
+
+def test_what_a_transformer_says_of_a_variance_is_left_out():
+    unsure = PixArtTransformer2DModel(
+        num_attention_heads=1,
+        attention_head_dim=8,
+        in_channels=8,
+        out_channels=16,
+        num_layers=1,
+        cross_attention_dim=8,
+        sample_size=8,
+        caption_channels=16,
+        use_additional_conditions=False,
+    )
+    diffusion = replace(tiny_diffusion(), denoiser=Transformer(unsure.eval().requires_grad_(False)))
+    assert sample(diffusion, diffusion.states(PROMPTS), seeds=[1, 2], steps=2).shape == (2, 3, 32, 32)
 
 
 def test_a_folder_tells_of_no_place_and_two_are_the_same_bytes(ours, tmp_path):

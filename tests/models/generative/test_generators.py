@@ -151,6 +151,19 @@ def test_maps_are_what_the_layers_give(generator):
     assert list(generator.maps(latents, [last])[1]) == [last]
 
 
+def test_layers_can_be_chosen(generator):
+    first, *_, last = generator.layers
+    chosen = generator.with_layers([last, first])
+    assert chosen.layers == (first, last)
+    latents = generator.latents([0, 1])
+    whole, part = generator.maps(latents)[1], chosen.maps(latents)[1]
+    assert all(torch.equal(part[name], whole[name]) for name in (first, last))
+    assert list(part) == [first, last]
+    assert generator.with_layers(None) is generator
+    with pytest.raises(ModelError, match=f"no layer of units '{last}x'.*Did you mean '{last}'"):
+        generator.with_layers([f"{last}x"])
+
+
 def test_units_of_our_own_are_the_relus_by_their_side():
     generator = made("own")
     assert generator.layers == ("relu4", "relu8", "relu16")
