@@ -15,8 +15,7 @@ from optogram.models.generative.sampling import sample
 from optogram.models.generative.schedules import Schedule
 from optogram.models.generative.texts import ClipTexts
 from optogram.models.loading.clip_folders import build_clip
-from optogram.models.training.denoisers import DiffusionOptions, TransformerOptions, build_denoiser
-from optogram.models.training.diffusion import SCHEDULER
+from optogram.models.training.diffusion import SCHEDULER, DiffusionOptions, build_unet
 from optogram.params.generative import DiffusionTraining
 from optogram.params.models import Training
 

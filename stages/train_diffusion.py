@@ -2,13 +2,11 @@
 
 import numpy as np
 
-from optogram.models.generative.clip_features import clip_features
 from optogram.models.generative.codecs import fit_patches
 from optogram.models.generative.diffusion_folders import save_diffusion
 from optogram.models.generative.texts import ClipTexts
 from optogram.models.loading.clip_folders import load_clip, pick_device
 from optogram.models.training.curves import curves
-from optogram.models.training.denoisers import TransformerOptions
 from optogram.models.training.diffusion import DiffusionOptions, train_diffusion
 from optogram.params.generative import DiffusionTraining, TrainDiffusion
 from optogram.pipeline.stage import Input, Stage
@@ -35,29 +33,20 @@ def main(door: Doorway) -> None:
     """Write diffusions/<model>."""
     training, images = door.params.of(TrainDiffusion).models[door.args.model], door.open("images")
     where = pick_device(door.params.device)
-    clip = load_clip(door.folder("clip"), door.params.device)
-    texts, features = ClipTexts(clip), clip_features(clip) if training.align else None
+    texts = ClipTexts(load_clip(door.folder("clip"), door.params.device))
     patches, pixels = training.codec, np.asarray(images["pixels"].values)
     codec = fit_patches(pixels, factor=patches.factor, channels=patches.channels, whitening=patches.whitening).to(where)
     title = f"Diffusion model {door.args.model}"
     with door.scratch(title) as scratch, counted(f"Training {title}", "images") as tell:
         options = options_of(training, door.params.seed)
         diffusion, history = train_diffusion(
-            images,
-            options,
-            codec=codec,
-            texts=texts,
-            device=where,
-            features=features,
-            scratch=scratch,
-            progress=tell,
+            images, options, codec=codec, texts=texts, device=where, scratch=scratch, progress=tell
         )
         save_diffusion(diffusion, door.path("out"), history=curves(history))
 
 
 def options_of(training: DiffusionTraining, seed: int) -> DiffusionOptions:
     """What params.yaml says of the training."""
-    shape = training.transformer
     return DiffusionOptions(
         steps=training.steps,
         batch=training.batch,
@@ -66,12 +55,10 @@ def options_of(training: DiffusionTraining, seed: int) -> DiffusionOptions:
         warmup=training.warmup,
         widths=tuple(training.widths),
         layers=training.layers,
-        transformer=shape and TransformerOptions(shape.width, shape.depth, shape.head, shape.patch),
-        align=training.align,
-        matrices_rate=training.matrices_rate,
         unconditional=training.unconditional,
         average=training.average,
         focus=training.focus,
+        parts=training.parts,
         bfloat16=training.bfloat16,
         seed=seed,
     )

@@ -1,10 +1,9 @@
 """Stage train_gan: train a GAN on images/<split> and write its generator's folder."""
 
-from optogram.models.generative.clip_features import clip_features
 from optogram.models.generative.generators import save_generator
 from optogram.models.loading.clip_folders import load_clip
 from optogram.models.training.curves import curves
-from optogram.models.training.gan import GanOptions, train_gan
+from optogram.models.training.gan import GanOptions, clip_features, train_gan
 from optogram.params.generative import GanTraining, TrainGan
 from optogram.pipeline.stage import Input, Stage
 from optogram.progress import counted

@@ -67,15 +67,6 @@ class PatchCodec(Section):
     )
 
 
-class TransformerShape(Section):
-    """A transformer that denoises: tokens of patches of latents."""
-
-    width: PositiveInt = Field(default=192, description="channels of a token, a multiple of `head`")
-    depth: PositiveInt = Field(default=6, description="blocks")
-    head: PositiveInt = Field(default=32, description="channels of an attention head")
-    patch: PositiveInt = Field(default=2, description="places of the latents a side of a token")
-
-
 class DiffusionTraining(Section):
     """A diffusion model trained here."""
 
@@ -90,19 +81,15 @@ class DiffusionTraining(Section):
     widths: list[Annotated[int, Field(gt=0, multiple_of=8)]] = Field(
         default=[56, 112], min_length=1, description="channels of the UNet's levels, all but the first with attention"
     )
-    layers: PositiveInt = Field(default=1, description="residual blocks a level of the UNet")
-    transformer: TransformerShape | None = Field(default=None, description="in place of the UNet; null = none")
-    matrices_rate: float = Field(
-        default=0.02, gt=0, lt=1, description="Muon's learning rate of a transformer's matrices"
-    )
-    align: float = Field(
-        default=0.0, ge=0, description="weight of foreseeing what the CLIP sees, in a transformer; 0 = not"
-    )
+    layers: PositiveInt = 1
     unconditional: float = Field(default=0.1, ge=0, le=1, description="share learned without captions")
     average: float = Field(default=0.999, ge=0, lt=1, description="of the weights, which are what is kept")
     focus: float = Field(default=8.0, ge=0, description="how much more objects weigh than other places, of scenes")
     bfloat16: bool = Field(
         default=False, description="on a processor too: twice as fast with AMX, other bytes where there is none"
+    )
+    parts: PositiveInt = Field(
+        default=1, description="of a batch, whose gradients a processor takes at the same time, a core each"
     )
 
 
@@ -110,10 +97,7 @@ class TrainDiffusion(Section):
     """Diffusion models trained on images/<split> and their captions."""
 
     models: dict[Name, DiffusionTraining] = Field(
-        default={
-            "prior": DiffusionTraining(steps=7200, batch=96, transformer=TransformerShape(), align=0.5, bfloat16=True)
-        },
-        description="name -> architecture and schedule",
+        default={"prior": DiffusionTraining(bfloat16=True)}, description="name -> architecture and schedule"
     )
 
 

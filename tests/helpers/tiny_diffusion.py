@@ -3,15 +3,15 @@
 from dataclasses import replace
 
 import torch
+from diffusers import PixArtTransformer2DModel
 
 from optogram.data.scenes import Scenes
 from optogram.models.generative.codecs import fit_patches
-from optogram.models.generative.diffusion import Diffusion, UNet
+from optogram.models.generative.diffusion import Diffusion, Transformer, UNet
 from optogram.models.generative.schedules import Schedule
 from optogram.models.generative.texts import ClipTexts
 from optogram.models.loading.clip_folders import build_clip
-from optogram.models.training.denoisers import DiffusionOptions, TransformerOptions, build_denoiser
-from optogram.models.training.diffusion import SCHEDULER
+from optogram.models.training.diffusion import SCHEDULER, DiffusionOptions, build_unet
 
 ARCHITECTURE = {
     "embed_dim": 16,
@@ -47,7 +47,7 @@ def tiny_diffusion(**config):
     """Images of 32 x 32. `config`: of the scheduler."""
     codec = fit_patches(tiny_images().pixels.values, factor=4, channels=8)
     texts = tiny_texts()
-    unet = build_denoiser(DiffusionOptions(steps=1, widths=(8, 16)), (8, 8, 8), texts.width).unet
+    unet = build_unet(DiffusionOptions(steps=1, widths=(8, 16)), (8, 8, 8), texts.width)
     # a new UNet ends in small weights: make what it predicts depend on all that it is told
     with torch.no_grad():
         unet.conv_out.weight.mul_(20)
@@ -58,8 +58,19 @@ def tiny_diffusion(**config):
 def tiny_transformer():
     """The same with a transformer of tokens of 2 x 2, two blocks deep."""
     given = tiny_diffusion()
-    shape = TransformerOptions(width=16, depth=2, head=8)
-    denoiser = build_denoiser(DiffusionOptions(steps=1, transformer=shape), given.shape, given.texts.width)
-    with torch.no_grad():
-        torch.nn.init.normal_(denoiser.transformer.proj_out.weight, generator=torch.Generator().manual_seed(0))
-    return replace(given, denoiser=denoiser.eval().requires_grad_(False))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        transformer = PixArtTransformer2DModel(
+            num_attention_heads=2,
+            attention_head_dim=8,
+            in_channels=8,
+            out_channels=8,
+            num_layers=2,
+            cross_attention_dim=16,
+            sample_size=8,
+            patch_size=2,
+            activation_fn="gelu",
+            caption_channels=given.texts.width,
+            use_additional_conditions=False,
+        )
+    return replace(given, denoiser=Transformer(transformer.eval().requires_grad_(False)))

@@ -10,22 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from optogram.errors import DataError, ParamError
+from optogram.errors import DataError
 from optogram.models.generative.codecs import Codec
-from optogram.models.generative.diffusion import Diffusion
-from optogram.models.generative.gan_networks import Features
+from optogram.models.generative.diffusion import Diffusion, UNet
 from optogram.models.generative.schedules import Schedule
 from optogram.models.generative.texts import Texts
 from optogram.models.training.average import Average
 from optogram.models.training.checkpoint import History
-from optogram.models.training.denoisers import DiffusionOptions, build_denoiser, optimizers
 from optogram.models.training.loop import Evaluation, Plan, Tell, check_range, train
 from optogram.models.training.parts import Parts
 from optogram.models.training.randomness import epoch_draw, step_draw
-from optogram.models.training.sight import Sight
 
 SCHEDULER = {
     "_class_name": "DDIMScheduler",
@@ -38,6 +35,33 @@ SCHEDULER = {
 """v-prediction with cosine noise (Nichol & Dhariwal 2021; Salimans & Ho 2022)."""
 
 
+@dataclass(frozen=True)
+class DiffusionOptions:
+    """How a diffusion model is trained.
+
+    widths: channels of the UNet's levels, the first without attention. layers: residual blocks a level.
+    unconditional: share of the images that are learned without their caption, for guidance without a classifier.
+    average: decay of the moving average that is kept of the weights. bfloat16: products in bfloat16 on a processor too,
+    as always on a GPU: about twice as fast where there are AMX tiles, and other bytes where there are none. focus: of
+    images with masks, how many times more an object's places weigh in the loss than others do. parts: of a batch, whose
+    gradients are taken at the same time on a processor, a thread each (`Parts`).
+    """
+
+    steps: int
+    batch: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 200
+    widths: tuple[int, ...] = (56, 112)
+    layers: int = 1
+    unconditional: float = 0.1
+    average: float = 0.999
+    bfloat16: bool = False
+    focus: float = 8.0
+    parts: int = 1
+    seed: int = 0
+
+
 def train_diffusion(
     images: xr.Dataset,
     options: DiffusionOptions,
@@ -45,7 +69,6 @@ def train_diffusion(
     codec: Codec,
     texts: Texts,
     device: torch.device,
-    features: Features | None = None,
     scratch: Path | None = None,
     save_seconds: float = 30.0,
     every: int = 0,
@@ -54,7 +77,7 @@ def train_diffusion(
 ) -> tuple[Diffusion, History]:
     """A diffusion model trained from the options' seed on an images/<split> artifact, whose latents are in memory.
 
-    codec, texts, features: frozen; `align` asks for the last. What is returned has the moving average of the weights.
+    codec, texts: frozen. What is returned has the moving average of the weights.
     measure: called with the diffusion model as it is every `every` steps and at the end; returns figures by name.
     scratch: folder for a checkpoint every `save_seconds`; a run that is started again continues there, to the same
     bytes. progress: called with (images done, images in all, loss).
@@ -68,14 +91,9 @@ def train_diffusion(
     check_range("unconditional", options.unconditional, 0, 1)
     check_range("batch", options.batch, 1, images.sizes["image"])
     check_range("focus", options.focus, 0, math.inf)
-    check_range("align", options.align, 0, math.inf)
-    if options.align and (features is None or options.transformer is None):
-        raise ParamError(
-            f"training: align = {options.align} needs a transformer, and the features of a model. Set transformer, or "
-            "align to 0."
-        )
+    check_range("parts", options.parts, 1, options.batch)
     plan = Plan(options.steps, options.batch, options.seed, options.warmup, save_seconds=save_seconds)
-    task = _DiffusionTask(images, options, codec, texts, device, features if options.align else None)
+    task = _DiffusionTask(images, options, codec, texts, device)
     evaluation = Evaluation(every, lambda: measure(task.diffusion)) if measure else None
     history = train(task, plan, scratch=scratch, evaluation=evaluation, progress=progress)
     return task.diffusion, history
@@ -90,46 +108,43 @@ class _Noisy:
     target: Float[Tensor, "image channel row column"]
     weight: Float[Tensor, "image channel row column"]
     states: Float[Tensor, "image token width"]
-    rows: Int64[Tensor, " image"]
 
 
 class _DiffusionTask:
     """Predicting v at a random time, from latents and a caption that is drawn anew each time."""
 
     def __init__(
-        self,
-        images: xr.Dataset,
-        options: DiffusionOptions,
-        codec: Codec,
-        texts: Texts,
-        device: torch.device,
-        features: Features | None,
+        self, images: xr.Dataset, options: DiffusionOptions, codec: Codec, texts: Texts, device: torch.device
     ) -> None:
         from diffusers.models.attention_processor import AttnProcessor
 
         self._options, self._texts, self._where = options, texts, device
         self._schedule = Schedule(SCHEDULER)
-        pixels = np.asarray(images["pixels"].values)
-        self._latents = encode(codec, pixels, device)
+        self._latents = encode(codec, np.asarray(images["pixels"].values), device)
         self._captions = images["caption"].values.astype(str)
         self._weight = loss_weights(images, codec, self._latents, options.focus)
         count, *shape = self._latents.shape
-        self._network: Any = build_denoiser(options, tuple(shape), texts.width).to(device).train()
+        self._null = texts.states([""])
+        unet = build_unet(options, tuple(shape), texts.width).to(device).train()
+        self._network = UNet(unet)
         # an epoch's order is drawn once, not at each of its steps
         self._order = lru_cache(maxsize=1)(
             lambda epoch: torch.randperm(count, generator=epoch_draw(options.seed, epoch))
         )
-        self.averages = {"denoiser": Average(self._network, options.average)}  # a copy, before anything watches it
+        self.networks: Mapping[str, nn.Module] = {"denoiser": self._network}
+        self.optimizers = {
+            "adamw": torch.optim.AdamW(
+                self._network.parameters(),
+                options.learning_rate,
+                betas=(0.9, 0.99),
+                weight_decay=options.weight_decay,
+                fused=True,
+            )
+        }
+        self.averages = {"denoiser": Average(self._network, options.average)}
         # the products as such: torch 2.15's fused attention on a processor has a slow backward pass in bfloat16
-        getattr(self._network, self._network.part).set_attn_processor(AttnProcessor())
-        networks: dict[str, nn.Module] = {"denoiser": self._network}
-        self._sight = None
-        if features is not None:
-            self._sight = Sight(self._network, features, pixels, shape[1:], device, seed=options.seed)
-            networks["projector"] = self._sight.projector
-        self.networks: Mapping[str, nn.Module] = networks
-        self.optimizers = optimizers(networks, options)
-        self._parts = Parts(device)
+        unet.set_attn_processor(AttnProcessor())
+        self._parts = Parts(options.parts, device)
         self.identity = {"options": asdict(options), "images": count}
         average: Any = self.averages["denoiser"].network
         self.diffusion = Diffusion(codec, average, self._schedule, texts, tuple(shape), device)  # type: ignore[arg-type]
@@ -153,24 +168,19 @@ class _DiffusionTask:
         component, place = self._weight
         weight = (component * place[rows]).to(self._where)
         noisy, when = alpha * clean + sigma * noise, times.to(self._where).float()
-        return _Noisy(noisy, when, target, weight, self._texts.states(prompts), rows)
+        return _Noisy(noisy, when, target, weight, self._texts.states(prompts))
 
-    def step(self, batch: _Noisy) -> Mapping[str, Tensor]:
-        networks = [*self.networks.values()]
-        losses = self._parts.backward(lambda part: self._losses(batch, part), len(batch.rows), networks)
-        nn.utils.clip_grad_norm_([w for network in networks for w in network.parameters()], 1.0)
-        self._parts.step([*self.optimizers.values()])
-        return losses
+    def step(self, batch: _Noisy) -> dict[str, Tensor]:
+        loss = self._parts.backward(lambda part: self._loss(batch, part), len(batch.times), self._network)
+        nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+        self.optimizers["adamw"].step()
+        return {"velocity": loss}
 
-    def _losses(self, batch: _Noisy, part: slice) -> dict[str, Tensor]:
+    def _loss(self, batch: _Noisy, part: slice) -> Tensor:
         half = self._options.bfloat16 or self._where.type != "cpu"
         with torch.autocast(self._where.type, torch.bfloat16, enabled=half):
             found = self._network(batch.z[part], batch.times[part], batch.states[part])
-            losses = {"velocity": (batch.weight[part] * (found.float() - batch.target[part]) ** 2).mean()}
-            if self._sight is not None:
-                rows = batch.rows[part]
-                losses["features"] = self._options.align * self._sight.missed(rows, self._weight[1][rows])
-        return losses
+        return (batch.weight[part] * (found.float() - batch.target[part]) ** 2).mean()
 
 
 def loss_weights(
@@ -188,6 +198,41 @@ def loss_weights(
             mask = torch.from_numpy(np.asarray(images["mask"][start : start + 1024].values > 0)).float()
             place[start : start + 1024] += focus * nn.functional.avg_pool2d(mask[:, None], codec.factor)
     return (variance / variance.mean())[None, :, None, None], place / place.mean()
+
+
+def build_unet(options: DiffusionOptions, shape: tuple[int, ...], width: int) -> Any:
+    """A UNet of diffusers with random weights from the options' seed, attention to texts on all levels but the first.
+
+    The mean state of a text is added to the embedding of the time besides: alone, attention is slow to learn colours.
+    Two more channels in than out are for rows and columns (`optogram.models.generative.diffusion.UNet`).
+    """
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    levels = len(options.widths)
+    down = ("DownBlock2D", *["CrossAttnDownBlock2D"] * (levels - 1))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(options.seed)
+        return UNet2DConditionModel(
+            sample_size=shape[1:],  # type: ignore[arg-type]
+            in_channels=shape[0] + 2,
+            out_channels=shape[0],
+            block_out_channels=options.widths,
+            down_block_types=down,
+            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
+            layers_per_block=options.layers,
+            cross_attention_dim=width,
+            # what diffusers calls so is their number, of each level
+            attention_head_dim=tuple(heads(level) for level in options.widths),  # type: ignore[arg-type]
+            norm_num_groups=8,
+            resnet_time_scale_shift="scale_shift",
+            class_embed_type="projection",
+            projection_class_embeddings_input_dim=width,
+        )
+
+
+def heads(width: int) -> int:
+    """How many attention heads a level of this width has: such that each is about 28 to 40 channels wide."""
+    return next(count for count in range(max(1, width // 28), 0, -1) if not width % count)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Room models: trains a small GAN on images, reproducibly and resumably."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +12,10 @@ import xarray as xr
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 
-from optogram.errors import DataError, ParamError
+from optogram.errors import DataError, ModelError, ParamError
 from optogram.models.generative.gan_networks import Discriminators, Features, GanGenerator, check_widths
-from optogram.models.generative.generators import Generator, generator_of
-from optogram.models.loading.clip_folders import pick_device
+from optogram.models.generative.generators import Generator, generator_of, watching
+from optogram.models.loading.clip_folders import Clip, pick_device
 from optogram.models.training.average import Average
 from optogram.models.training.checkpoint import History
 from optogram.models.training.loop import Evaluation, Plan, Tell, check_range, descend, train
@@ -88,7 +89,7 @@ def train_gan(
 
     It is the moving average of the weights; its units are the outputs of the ReLUs, `relu4`, `relu8`, …. With it comes
     what the training told: the losses `discriminator` (its penalty included, where a step has one) and `generator`.
-    features: of a frozen model, by which images are told from real ones besides (`Discriminators`).
+    features: of a frozen model, by which images are told from real ones besides (`Discriminators`, `clip_features`).
     scratch: folder for a checkpoint every `save_seconds`; a run that is started again continues there, to the same
     bytes.
     progress: called with (images done, images in all, loss of the discriminator) once before the first step (loss NaN)
@@ -194,6 +195,38 @@ class GanTask:
 def surprise(logits: Float[Tensor, "image eye"]) -> Float[Tensor, ""]:
     """Mean over images of log(1 + exp(logit)), summed over what they are told by."""
     return nn.functional.softplus(logits).mean(0).sum()
+
+
+def clip_features(clip: Clip) -> Features:
+    """The tokens of the image tower of a CLIP of ours as maps: behind its first block, the last, and one between.
+
+    Raises ModelError for a tower whose blocks are not to be found.
+    """
+    tower: Any = clip.model.visual
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
+    if not blocks:
+        raise ModelError(
+            f"{type(tower).__name__} has no transformer.resblocks, whose tokens a discriminator could see."
+        )
+    mean, std = (
+        torch.tensor(of, device=clip.device)[:, None, None] for of in (clip.preprocess.mean, clip.preprocess.std)
+    )
+    watched = {str(at): blocks[at] for at in sorted({0, len(blocks) // 3, len(blocks) - 1})}
+    size = clip.preprocess.image_size
+
+    def features(images: Tensor) -> list[Tensor]:
+        sized = images
+        if images.shape[2:] != (size, size):
+            sized = nn.functional.interpolate(images, (size, size), mode="bilinear")
+        with watching(watched) as seen:
+            tower((sized - mean) / std)
+        found = []
+        for (tokens,) in seen.values():
+            side = math.isqrt(tokens.shape[1])  # the class token is the first
+            found.append(tokens[:, -(side**2) :].transpose(1, 2).unflatten(2, (side, side)))
+        return found
+
+    return features
 
 
 def gradient_penalty(discriminator: nn.Module, real: Float[Tensor, "image rgb y x"]) -> Float[Tensor, ""]:

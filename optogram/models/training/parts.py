@@ -1,66 +1,55 @@
-"""Room models: gradients of a batch in two parts, and steps of optimisers, each by a thread of its own.
+"""Room models: gradients of a batch in parts at the same time, a thread each.
 
 Small networks leave a second core idle: most of a step are products too small to be split. Halves of a batch are not.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.optim import Optimizer
-
-PARTS = 2
-"""Whatever number of threads there is, so that sums are taken in one order."""
-
-Losses = Mapping[str, Float[Tensor, ""]]
 
 
 class Parts:
-    """Threads that take gradients of parts of a batch at the same time; a part's products are one thread's."""
+    """Threads that take gradients of parts of a batch; the products of a part are one thread's.
 
-    def __init__(self, device: torch.device) -> None:
-        self.count = PARTS if device.type == "cpu" else 1
-        before = torch.get_num_threads()
-        workers = min(self.count, before)
-        self._pool = ThreadPoolExecutor(workers, initializer=_one_thread) if self.count > 1 else None
-        if self._pool is not None:
-            list(self._pool.map(lambda _: torch.get_num_threads(), range(workers)))
-            torch.set_num_threads(before)  # the initializer's call sets what later threads start with
+    count: parts. With one, and on a GPU, a batch is taken whole, with as many threads as torch has. How many threads
+    there are does not change what is found with more.
+    """
 
-    def backward(self, loss_of: Callable[[slice], Losses], size: int, networks: Sequence[nn.Module]) -> Losses:
-        """Set the gradients of the networks' weights to those of the sum of mean losses over a batch of `size` images.
+    def __init__(self, count: int, device: torch.device) -> None:
+        self._count = count if device.type == "cpu" else 1
+        self._pool = None
+        if self._count > 1:
+            before = torch.get_num_threads()
+            workers = min(self._count, before)
+            self._pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+            list(self._pool.map(int, range(workers)))
+            torch.set_num_threads(before)  # the workers keep their own number; others that start take this one
 
-        loss_of: the losses of a slice of the batch, means over its images. Returns those of the whole batch.
+    def backward(
+        self, loss_of: Callable[[slice], Float[Tensor, ""]], size: int, network: nn.Module
+    ) -> Float[Tensor, ""]:
+        """Set the gradients of a network's weights to those of a mean loss over a batch of `size` images.
+
+        loss_of: the mean loss over a slice of the batch. Returns that over the batch.
         """
-        weights = [w for network in networks for w in network.parameters() if w.requires_grad]
-        edges = [size * at // self.count for at in range(self.count + 1)]
-        slices = [slice(*pair) for pair in pairwise(edges)]
+        weights = [w for w in network.parameters() if w.requires_grad]
+        slices = [slice(*edges) for edges in pairwise(size * at // self._count for at in range(self._count + 1))]
 
-        def take(part: slice) -> tuple[Losses, tuple[Tensor, ...]]:
-            losses = loss_of(part)
-            total = torch.stack([*losses.values()]).sum() * ((part.stop - part.start) / size)
-            return losses, torch.autograd.grad(total, weights)
+        def take(part: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+            loss = loss_of(part)
+            if len(slices) > 1:
+                loss = loss * ((part.stop - part.start) / size)
+            return loss.detach(), torch.autograd.grad(loss, weights)
 
-        found = [*(map if self._pool is None else self._pool.map)(take, slices)]
-        for w, *gradients in zip(weights, *(gradients for _, gradients in found), strict=True):
-            w.grad = gradients[0]
-            for more in gradients[1:]:
-                w.grad += more
-        shares = [(part.stop - part.start) / size for part in slices]
-        return {
-            name: torch.stack(
-                [losses[name].detach() * share for (losses, _), share in zip(found, shares, strict=True)]
-            ).sum()
-            for name in found[0][0]
-        }
-
-    def step(self, optimizers: Sequence[Optimizer]) -> None:
-        """Take the step of each optimiser; none may share weights with another."""
-        list((map if self._pool is None else self._pool.map)(lambda one: one.step(), optimizers))
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+        (loss, gradients), *others = [*(map if self._pool is None else self._pool.map)(take, slices)]
+        for w, gradient in zip(weights, gradients, strict=True):
+            w.grad = gradient
+        for more, gradients in others:
+            loss = loss + more
+            for w, gradient in zip(weights, gradients, strict=True):
+                w.grad += gradient
+        return loss

@@ -10,17 +10,10 @@ from tiny_diffusion import tiny_images, tiny_texts
 from optogram.errors import DataError, ModelError, ParamError
 from optogram.models.generative.codecs import fit_patches
 from optogram.models.generative.sampling import sample
-from optogram.models.training.denoisers import DiffusionOptions, TransformerOptions
-from optogram.models.training.diffusion import loss_weights, train_diffusion
+from optogram.models.training.diffusion import DiffusionOptions, loss_weights, train_diffusion
 
 OPTIONS = DiffusionOptions(steps=6, batch=8, warmup=2, widths=(8, 16), seed=3)
-TOKENS = replace(OPTIONS, transformer=TransformerOptions(width=32, depth=2, head=16), align=0.5)
 CPU = torch.device("cpu")
-
-
-def edges(images):
-    """Maps as a frozen model gives: of each place, how it differs from the one below and the one beside."""
-    return [torch.cat([images - images.roll(1, 2), images - images.roll(1, 3)], 1)[:, :, ::4, ::4]]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +23,7 @@ def images():
 
 def train(images, options=OPTIONS, codec=None, **others):
     codec = codec or fit_patches(images.pixels.values, factor=4, channels=8)
-    seen = edges if options.align else None
-    return train_diffusion(images, options, codec=codec, texts=tiny_texts(), device=CPU, features=seen, **others)
+    return train_diffusion(images, options, codec=codec, texts=tiny_texts(), device=CPU, **others)
 
 
 def weights(diffusion):
@@ -43,7 +35,9 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize(
-    "options", [OPTIONS, replace(OPTIONS, bfloat16=True), TOKENS], ids=["float32", "bfloat16", "transformer"]
+    "options",
+    [OPTIONS, replace(OPTIONS, bfloat16=True), replace(OPTIONS, bfloat16=True, parts=2)],
+    ids=["float32", "bfloat16", "parts"],
 )
 def test_two_runs_and_a_resumed_one_give_the_same_bytes(images, options, tmp_path):
     first, history = train(images, options)
