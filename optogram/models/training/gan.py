@@ -1,7 +1,7 @@
 """Room models: trains a small GAN on images, reproducibly and resumably."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -136,11 +136,12 @@ class GanTask:
         features: Features | None = None,
     ) -> None:
         self._pixels, self._options, self._where = pixels, options, where
+        seen = self._probe(features, where)
         # layers draw their weights from the global generator: lend it a seeded one, and give the old state back
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(options.seed)
             generator = GanGenerator(options.latent, options.widths).to(where)
-            discriminator = Discriminators(options.widths, features, self._channels(features, where)).to(where)
+            discriminator = Discriminators(options.widths, features, [maps.shape[1] for maps in seen]).to(where)
         self.generator, self.discriminator = generator, discriminator
         self.networks: Mapping[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
         self.optimizers = {
@@ -148,15 +149,15 @@ class GanTask:
             "discriminator": torch.optim.Adam(discriminator.parameters(), options.discriminator_rate, _BETAS),
         }
         self.averages = {"generator": Average(generator, options.average)}
-        eyes = len(discriminator.heads)
-        self.identity: dict[str, Any] = {"gan": asdict(options), "images": len(pixels), "features": eyes}
+        # rounded: a few places say which model it is, and the last ones which processor
+        told = [(maps.shape[1], f"{float(maps.std()):.3g}") for maps in seen]
+        self.identity: dict[str, Any] = {"gan": asdict(options), "images": len(pixels), "features": told}
 
-    def _channels(self, features: Features | None, where: torch.device) -> list[int]:
-        if features is None:
-            return []
-        with torch.no_grad():
-            probe = torch.zeros(1, 3, *self._pixels.shape[1:3], device=where)
-            return [maps.shape[1] for maps in features(probe)]
+    @torch.no_grad()
+    def _probe(self, features: Features | None, where: torch.device) -> Sequence[Tensor]:
+        """What the frozen model sees in an image of noise, a map a layer."""
+        noise = torch.rand(1, 3, *self._pixels.shape[1:3], generator=torch.Generator().manual_seed(0))
+        return [] if features is None else features(noise.to(where))
 
     def batch(self, step: int) -> Round:
         """Images drawn with replacement, mirrored or not, and latents: a function of the seed and the step alone."""

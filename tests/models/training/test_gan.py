@@ -203,8 +203,9 @@ def test_with_features_it_resumes_to_the_same_bytes(images, tmp_path):
     assert weights(trained(images, features=colours, scratch=tmp_path)) == whole
     with pytest.raises(KeyboardInterrupt):
         train(images, features=colours, scratch=tmp_path / "b", progress=interrupt(7), save_seconds=0)
-    with pytest.raises(ModelError, match="another"):
-        trained(images, scratch=tmp_path / "b")
+    for others in (None, lambda images: [3 * maps for maps in colours(images)]):  # none, and a model of the same sizes
+        with pytest.raises(ModelError, match="another"):
+            trained(images, features=others, scratch=tmp_path / "b")
 
 
 def test_the_penalty_of_a_linear_discriminator_is_half_its_squared_slope():
