@@ -113,7 +113,8 @@ class ToImage(Modulation):
 class MobileStyleGan(nn.Module):
     """Belousov (2021): a StyleGAN2 distilled into depthwise convolutions on wavelets.
 
-    latent: channels of z, and of the styles w. widths: channels of the maps, whose sides are 4, 8, 16, ….
+    latent: channels of z, and of the styles w. widths: channels of the maps, whose sides are 4, 8, 16, …. pooled: side
+    of the squares of pixels of which a pixel of the image is the mean.
     """
 
     def __init__(self, latent: int, widths: Sequence[int]) -> None:
@@ -128,7 +129,7 @@ class MobileStyleGan(nn.Module):
             Layer(latent, before, width, 8 * 2**k, noise=k + 2 < len(widths))
             for k, (before, width) in enumerate(pairwise(widths))
         )
-        self.to_img = ToImage(latent, widths[-1])
+        self.to_img, self.pooled = ToImage(latent, widths[-1]), 1
         self.unit_layers = tuple(name for name, part in self.named_modules() if isinstance(part, Conv))
 
     def forward(self, latents: Float[Tensor, "image latent"]) -> Float[Tensor, "image rgb y x"]:
@@ -137,7 +138,7 @@ class MobileStyleGan(nn.Module):
 
     def synthesis(self, styles: Float[Tensor, "image style"]) -> Float[Tensor, "image rgb y x"]:
         """Images in [0, 1] of styles w."""
-        return ((self.drawn(styles) + 1) / 2).clamp(0, 1)
+        return F.avg_pool2d(((self.drawn(styles) + 1) / 2).clamp(0, 1), self.pooled)
 
     def drawn(self, styles: Float[Tensor, "image style"]) -> Float[Tensor, "image rgb y x"]:
         """What the network itself draws: in [-1, 1], but for what overshoots."""
@@ -150,3 +151,10 @@ class MobileStyleGan(nn.Module):
 def generator(latent: int = 512, widths: Sequence[int] = (512, 512, 512, 512, 512, 256, 128, 64)) -> MobileStyleGan:
     """The module with random weights; as it is called without arguments, that of the checkpoint, of 512 x 512."""
     return MobileStyleGan(latent, widths)
+
+
+def small() -> MobileStyleGan:
+    """The same network, whose images are pooled to 256 x 256: what looks at them has a quarter of the work."""
+    made = generator()
+    made.pooled = 2
+    return made

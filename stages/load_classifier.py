@@ -30,13 +30,13 @@ def main(door: Doorway) -> None:
     """Write models/<model>."""
     source, images = door.params.load_classifier.models[door.args.model], door.open("images")
     attribute = str(images.attrs["class_attribute"])
-    values = images["value_name"].sel(attribute=attribute).values
-    # spelt as the images' classes are, with which they are compared
-    classes = tuple(map(class_name, source.classes or (str(value) for value in values if value)))
+    known = [str(value) for value in images["value_name"].sel(attribute=attribute).values if value]
+    # spelt as the images' classes are, with which they are compared; [] is a model without logits
+    classes = tuple(map(class_name, known if source.classes is None else source.classes))
     classifier = replace(
         load_classifier(source.spec, checkpoint=source.checkpoint, device="cpu"), classes=classes, attribute=attribute
     )
-    arguments = for_classes(source.spec, {}, len(classes))
+    arguments = for_classes(source.spec, {}, len(classes)) if classes else {}
     save_classifier(classifier, door.path("out"), spec=source.spec, arguments=arguments, dtype=torch.float32)
 
 

@@ -112,7 +112,7 @@ def _models(params: "optogram.params.root.Params") -> Iterator[str]:
         for name in names:
             if name not in params.classifiers:
                 yield f"{where} names {name!r}, but classifiers has {params.classifiers}"
-    if scores.clip not in params.clips:
+    if scores.run and scores.clip not in params.clips:
         yield f"visual_scores.clip = {scores.clip!r}, but clips has {params.clips}"
     if unknown := sorted({*params.activations.layers} - {*params.classifiers}):
         yield f"activations.layers names {unknown[0]!r}, but classifiers are {params.classifiers}"
@@ -311,7 +311,7 @@ def _groups(params: "optogram.params.root.Params") -> Iterator[str]:
             yield f"{at}.split = {group.split!r}, but scenes.splits and photos.splits have {splits}"
         for model in group.layers:
             if model not in (members := [*group.models, group.generator, group.diffusion]):
-                yield f"{at}.layers names {model!r}, which is not among its models {[*filter(None, members)]}"
+                yield f"{at}.layers names {model!r}, which is not among its members {[*filter(None, members)]}"
     if rosetta.clip is not None and rosetta.clip not in models["clip"]:
         yield f"rosetta.clip = {rosetta.clip!r}, but train_clip.models and load_clip.models have {models['clip']}"
     if rosetta.pool not in params.texts.names:

@@ -108,7 +108,7 @@ class LoadClassifier(Section):
     models: dict[Name, ClassifierSource] = Field(
         default={},
         description="name -> {spec: timm:, torchvision: or callable:, checkpoint: local file, classes: names of the "
-        "logits; null = the values of the images' class}",
+        "logits; null = the values of the images' class, [] = it has none}",
     )
 
 

@@ -107,6 +107,10 @@ PRIOR = ("train_diffusion.models={prior: {split: train}}", "sample.models={prior
         (["second_order.splits=[eval, nowhere]"], "split 'nowhere' is used"),
         (["second_order.splits=[eval]"], "second_order.splits = ['eval'], but later stages read reference too"),
         (["contributions.splits=[reference, eval]"], "later stages read biased too; add it"),
+        (
+            ["rosetta.groups.drawn.layers={gann: [relu8]}"],
+            "rosetta.groups.drawn.layers names 'gann', which is not among its members ['resnet', 'vit', 'gan']",
+        ),
         (["clips=[demo, demo]"], "clips names 'demo' twice"),
         (["second_order.layers=[1, 1]"], "second_order.layers names 1 twice"),
         (["visual_scores.clip=nobody"], "visual_scores.clip = 'nobody', but clips has ['demo']"),

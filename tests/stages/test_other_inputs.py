@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from micro import SETTINGS, run_stage
@@ -18,6 +19,7 @@ from optogram.errors import DataError, ModelError, ParamError
 from optogram.models.generative.generators import load_generator
 from optogram.models.loading.classifier_folders import load_classifier_folder
 from optogram.models.loading.clip_folders import load_clip
+from optogram.models.units import load_units
 from optogram.params.profiles import profile_text
 from optogram.params.root import load_params
 from optogram.store.digests import folder_digest
@@ -251,6 +253,17 @@ def test_load_classifier_takes_a_local_checkpoint_and_the_images_classes(resnet)
     torch.testing.assert_close(found.model(image), resnet(image))
     run_stage("activations", {"model": "given", "split": "eval"}, model="artifacts/models/given")
     assert read(Path("artifacts/activations/given/eval")).sizes["class"] == 6
+
+
+def test_load_classifier_takes_a_model_whose_logits_have_no_names(resnet):
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit").eval()
+    save_file(model.state_dict(), "vit.safetensors")
+    load_as_classifier("timm:test_vit", "vit.safetensors", "[]")
+    assert load_classifier_folder(Path("artifacts/models/given"), "cpu").classes == ()
+    units = load_units(Path("artifacts/models/given"), ["blocks.1.mlp.act"], side=64, device="cpu")
+    (maps,) = units.maps(np.zeros((2, 64, 64, 3), np.uint8))
+    assert maps.shape[:2] == (2, model.blocks[1].mlp.fc1.out_features)
 
 
 def test_load_classifier_names_other_classes_and_refuses_too_few(resnet):
