@@ -5,14 +5,14 @@ from functools import partial
 
 from optogram.methods.rosetta.groups import models_of
 from optogram.methods.rosetta.inversion import Inversion
-from optogram.methods.rosetta.reconstruction import headline, pairs_of, reconstructions
+from optogram.methods.rosetta.reconstruction import at_its_size, headline, pairs_of, reconstructions
 from optogram.methods.rosetta.sketches import sketched, with_one_object
 from optogram.models.generative.generators import load_generator
 from optogram.models.generative.sampling import image_seeds
 from optogram.models.judging.judge import load_judge
 from optogram.params.rosetta import Rosetta, RosettaInversion
 from optogram.pipeline.stage import Input, Stage
-from optogram.progress import counted
+from optogram.progress import counted, say
 from stages.doorway import Doorway, Skipped, run, through
 
 STAGE = Stage(
@@ -48,7 +48,9 @@ def main(door: Doorway) -> None:
     generator = load_generator(str(door.folder("generators", group.generator)), device=device)
     generator = generator.with_layers(group.layers.get(group.generator))
     images = door.open("images")
-    pixels = images["pixels"].isel(image=slice(options.images)).values
+    given = images["pixels"].isel(image=slice(options.images)).values
+    if (pixels := at_its_size(given, generator)).shape != given.shape:
+        say(f"Images of {given.shape[1]} x {given.shape[2]} are inverted at {pixels.shape[1]} x {pixels.shape[2]}.")
     folders = {name: door.folder("models", name) for name in group.models}
     members = models_of(folders, group.layers, side=pixels.shape[1], device=device)
     weights = (options.matched, options.regular, options.reconstructed)

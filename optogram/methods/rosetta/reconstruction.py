@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from optogram.errors import DataError, ShapeError
 from optogram.methods.rosetta.inversion import Inversion, Moments, Targets, invert, targets_of
@@ -19,6 +19,17 @@ from optogram.models.generative.sampling import to_pixels
 
 PLAIN, ALL, PERMUTED = "without units", "all models", "permuted pairs"
 Pair = tuple[tuple[int, int], tuple[int, int]]
+
+
+def at_its_size(
+    pixels: UInt8[np.ndarray, "image y x rgb"], generator: Generator
+) -> UInt8[np.ndarray, "image _y _x rgb"]:
+    """Images at the size that a generator draws, resized bilinearly with antialiasing; as they are if it is theirs."""
+    size = generator.images(generator.latents([0]), batch=1).shape[2:]
+    if pixels.shape[1:3] == tuple(size):
+        return pixels
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    return to_pixels(nn.functional.interpolate(images, size, mode="bilinear", antialias=True), "resizing")
 
 
 def reconstructions(

@@ -10,7 +10,14 @@ from optogram.errors import DataError, ShapeError
 from optogram.methods.rosetta.groups import Drawn, rosetta
 from optogram.methods.rosetta.inversion import Inversion
 from optogram.methods.rosetta.mining import Member
-from optogram.methods.rosetta.reconstruction import headline, moments_of, pairs_of, permuted, reconstructions
+from optogram.methods.rosetta.reconstruction import (
+    at_its_size,
+    headline,
+    moments_of,
+    pairs_of,
+    permuted,
+    reconstructions,
+)
 from optogram.metrics.pictures import psnr, ssim
 from optogram.models.generative.sampling import to_pixels
 
@@ -81,6 +88,20 @@ def test_conditions_stand_side_by_side(generator, found):
     assert headline(result).versus == "permuted pairs"
     assert done[0] == (0, 120)
     assert done[-1] == (120, 120)
+
+
+def test_images_of_another_size_are_resized(generator):
+    side = generator.images(generator.latents([0])).shape[2]
+    own = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
+    assert at_its_size(own, generator) is own
+    twice = own.repeat(2, 1).repeat(2, 2)
+    found = at_its_size(twice, generator)
+    assert found.shape == own.shape
+    weights = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8  # a triangle two large pixels wide, at the middle of two
+    planes = torch.from_numpy(twice).permute(0, 3, 1, 2).float().flatten(0, 1)[:, None]
+    literal = F.conv2d(planes, (weights[:, None] * weights)[None, None], stride=2, padding=1)[:, 0]
+    inner = torch.from_numpy(found).permute(0, 3, 1, 2).flatten(0, 1)[:, 1:-1, 1:-1]
+    assert (inner - literal[:, 1:-1, 1:-1]).abs().max() <= 1
 
 
 def test_bad_input_is_named(generator, found):
