@@ -10,6 +10,7 @@ from optogram.methods.rosetta.sketches import sketched, with_one_object
 from optogram.models.generative.generators import load_generator
 from optogram.models.generative.sampling import image_seeds
 from optogram.models.judging.judge import load_judge
+from optogram.models.units import load_units
 from optogram.params.rosetta import Rosetta, RosettaInversion
 from optogram.pipeline.stage import Input, Stage
 from optogram.progress import counted, say
@@ -53,12 +54,21 @@ def main(door: Doorway) -> None:
         say(f"Images of {given.shape[1]} x {given.shape[2]} are inverted at {pixels.shape[1]} x {pixels.shape[2]}.")
     folders = {name: door.folder("models", name) for name in group.models}
     members = models_of(folders, group.layers, side=pixels.shape[1], device=device)
+    eyes = options.eyes and load_units(door.folder("models", options.eyes), side=pixels.shape[1], device=device).maps
     weights = (options.matched, options.regular, options.reconstructed)
     inversion = Inversion(options.steps, options.learning_rate, *weights)
     seeds = image_seeds(seed, len(pixels))
     with counted(f"Inverting into {group.generator}", "steps") as tell:
         inverted = reconstructions(
-            generator, found, members, pixels, seeds, inversion, permutation=seed, progress=partial(_tell, tell)
+            generator,
+            found,
+            members,
+            pixels,
+            seeds,
+            inversion,
+            permutation=seed,
+            eyes=eyes,
+            progress=partial(_tell, tell),
         )
     scenes = with_one_object(images, options.images)
     if group.judge is not None and scenes is not None:

@@ -1,8 +1,12 @@
 """Metrics room, pictures: how near pictures are to those that they are to be, pixel by pixel."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+from torch.nn import functional
 
 
 def psnr(
@@ -16,6 +20,26 @@ def psnr(
     """
     error = (images - truth).double().square().mean((1, 2, 3))
     return (-10 * error.clamp(min=1e-10).log10()).cpu().numpy()
+
+
+def perceptual(
+    maps: Sequence[Float[Tensor, "image _channel _y _x"]], truth: Sequence[Float[Tensor, "image _channel _y _x"]]
+) -> Float64[np.ndarray, " image"]:
+    """How far what a model sees in images is from what it sees in others: 0 where it sees the same.
+
+    maps, truth: of each layer. Zhang et al. 2018, eq. 1, with weights of 1 (LPIPS has learned ones, of its own models):
+    channels are scaled to length 1 at each place; their squared distance is averaged over places, and over layers.
+
+    >>> from optogram.metrics.pictures import perceptual
+    >>> one, other = torch.tensor([[2.0, 0.0], [0.0, 3.0]]).view(2, 1, 2, 1, 1)
+    >>> perceptual([one], [other]), perceptual([one], [5 * one])
+    (array([2.]), array([0.]))
+    """
+    found = []
+    for ours, theirs in zip(maps, truth, strict=True):
+        one, other = (functional.normalize(each.double(), dim=1) for each in (ours, theirs))
+        found.append((one - other).square().sum(1).mean((1, 2)))
+    return torch.stack(found).mean(0).cpu().numpy()
 
 
 def ssim(

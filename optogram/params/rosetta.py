@@ -58,6 +58,10 @@ class RosettaInversion(Method):
     matched: float = Field(default=1.0, ge=0, description="weight of the units' similarity, beta")
     regular: float = Field(default=0.1, ge=0, description="weight of the latents' mean square, alpha")
     reconstructed: float = Field(default=10.0, ge=0, description="weight of the mean squared error of pixels")
+    eyes: Name | None = Field(
+        default="demo",
+        description="classifier or CLIP that says how alike images look; best one of no group; null = none",
+    )
 
 
 class RosettaEdits(Method):

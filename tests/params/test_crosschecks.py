@@ -113,6 +113,7 @@ PRIOR = ("train_diffusion.models={prior: {split: train}}", "sample.models={prior
         ),
         (["clips=[demo, demo]"], "clips names 'demo' twice"),
         (["second_order.layers=[1, 1]"], "second_order.layers names 1 twice"),
+        (["rosetta_inversion.eyes=nobody"], "rosetta_inversion.eyes = 'nobody', but there are ['demo', "),
         (["visual_scores.clip=nobody"], "visual_scores.clip = 'nobody', but clips has ['demo']"),
         (["photos.path=https://x.org/a.zip"], "is an address, expected a file or folder on this disk"),
         (["texts.files.mine=s3:a.txt"], "begins as an address does. Write ./s3:a.txt"),

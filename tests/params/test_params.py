@@ -22,7 +22,7 @@ def test_the_committed_params_are_the_demo():
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_profile_is_valid(name):
     text = profile_text(
-        name, ["photos.path=x.zip"] if name in ("photos", "resnet56", "photo_prior") else [], ROOT / "profiles"
+        name, ["photos.path=x.zip"] if name in ("photos", "resnet56", "photo_prior", "faces") else [], ROOT / "profiles"
     )
     assert validated(YAML(typ="safe").load(text), name) != Params()
 

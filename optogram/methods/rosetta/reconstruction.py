@@ -13,10 +13,11 @@ from optogram.errors import DataError, ShapeError
 from optogram.methods.rosetta.inversion import Inversion, Moments, Targets, invert, targets_of
 from optogram.methods.rosetta.mining import Member
 from optogram.metrics.headline import Headline
-from optogram.metrics.pictures import psnr, ssim
+from optogram.metrics.pictures import perceptual, psnr, ssim
 from optogram.models.generative.generators import Generator
 from optogram.models.generative.sampling import to_pixels
 
+Looking = Callable[[UInt8[np.ndarray, "image y x rgb"]], Sequence[Float[Tensor, "image _channel _y _x"]]]
 PLAIN, ALL, PERMUTED = "without units", "all models", "permuted pairs"
 Pair = tuple[tuple[int, int], tuple[int, int]]
 
@@ -41,13 +42,15 @@ def reconstructions(
     options: Inversion,
     *,
     permutation: int,
+    eyes: Looking | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """The artifact rosetta_inversion/<group>: images as the generator draws them from the latents that were found.
 
     found: rosetta/<group>, whose first model is the generator. members: its other models. seeds: of the latents to
     start from, one an image, the same in all conditions: without units, with the pairs of each model, with all pairs,
-    and with as many pairs whose partners were permuted by the seed `permutation`.
+    and with as many pairs whose partners were permuted by the seed `permutation`. eyes: maps of a model that says how
+    alike images look (`perceptual`).
 
     Raises DataError if no pair was found, ShapeError for images of another size than the generator's.
     """
@@ -74,11 +77,24 @@ def reconstructions(
         "pixels": (("condition", "image", "y", "x", "rgb"), images),
         "psnr": (("condition", "image"), np.stack(scores[0]).astype(np.float32)),
         "ssim": (("condition", "image"), np.stack(scores[1]).astype(np.float32)),
+        **_perceived(eyes, pixels, images),
         "similarity": (("condition", "step", "image"), np.stack([each.similarity for each in results])),
         "distance": (("condition", "step", "image"), np.stack([each.distance for each in results])),
         "pairs": ("condition", np.array([0, *counts.values(), *[sum(counts.values())] * 2])),
     }
     return xr.Dataset(variables, {"condition": list(wanted)})
+
+
+def _perceived(
+    eyes: Looking | None,
+    pixels: UInt8[np.ndarray, "image y x rgb"],
+    images: UInt8[np.ndarray, "condition image y x rgb"],
+) -> dict[str, Any]:
+    if eyes is None:
+        return {}
+    truth = eyes(pixels)
+    found = [perceptual(eyes(each), truth) for each in images]
+    return {"perceptual": (("condition", "image"), np.stack(found).astype(np.float32))}
 
 
 def conditions(

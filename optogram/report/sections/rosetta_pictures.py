@@ -32,12 +32,13 @@ def inverted(context: Context, model: Model, found: xr.Dataset) -> Gallery:
 
 def inversions(found: xr.Dataset) -> Table:
     """A condition a row."""
-    rows = []
+    named = {"psnr": "PSNR in dB", "ssim": "SSIM", "perceptual": "perceptual distance (less is nearer)"}
+    scores, rows = {of: title for of, title in named.items() if of in found}, []
     for at, name in enumerate(labels(found, "condition")):
         one = found.isel(condition=at)
-        means = [float(one[of].mean("image")) for of in ("psnr", "ssim")]
+        means = [float(one[of].mean("image")) for of in scores]
         rows.append([name, count(int(one["pairs"])), *map(number, means)])
-    columns = ["matched", "pairs", "PSNR in dB", "SSIM"]
+    columns = ["matched", "pairs", *scores.values()]
     caption = f"Means over {count(found.sizes['image'])} images. Units help if all models are above permuted pairs"
     return Table(columns, rows, caption)
 

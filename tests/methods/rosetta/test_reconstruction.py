@@ -75,6 +75,7 @@ def test_conditions_stand_side_by_side(generator, found):
         [1, 2, 3],
         Inversion(steps=30, learning_rate=0.1),
         permutation=0,
+        eyes=lambda seen: [torch.from_numpy(seen).permute(0, 3, 1, 2).float() + 1],
         progress=lambda at, total: done.append((at, total)),
     )
     names = ["without units", "colours", "all models", "permuted pairs"]
@@ -85,6 +86,13 @@ def test_conditions_stand_side_by_side(generator, found):
     assert last[0] > last[1]
     assert (result.psnr.sel(condition="without units") > 10).all()
     assert np.array_equal(result.psnr.sel(condition="colours"), result.psnr.sel(condition="all models"))
+    for condition in names:
+        one, other = (
+            each / np.linalg.norm(each, axis=-1, keepdims=True)
+            for each in (result.pixels.sel(condition=condition) + 1.0, result.original + 1.0)
+        )
+        literal = ((one - other) ** 2).sum("rgb").mean(["y", "x"])
+        np.testing.assert_allclose(result.perceptual.sel(condition=condition), literal, rtol=1e-4)
     assert headline(result).versus == "permuted pairs"
     assert done[0] == (0, 120)
     assert done[-1] == (120, 120)

@@ -108,6 +108,7 @@ def test_inversions_stand_beside_permuted_pairs(scenes, group, tmp_path):
         "pixels": (("condition", "image", "y", "x", "rgb"), draw.integers(0, 256, (4, 2, 64, 64, 3), np.uint8)),
         "psnr": (("condition", "image"), scores),
         "ssim": (("condition", "image"), scores / 40),
+        "perceptual": (("condition", "image"), scores / 80),
         "pairs": ("condition", [0, 3, 3, 3]),
         "sketch": (("sketched", "y", "x", "rgb"), draw.integers(0, 256, (3, 64, 64, 3), np.uint8)),
         "sketch_pixels": (("guide", "sketched", "y", "x", "rgb"), draw.integers(0, 256, (2, 3, 64, 64, 3), np.uint8)),
@@ -124,6 +125,7 @@ def test_inversions_stand_beside_permuted_pairs(scenes, group, tmp_path):
     text = (tmp_path / "report/index.html").read_text()
     assert "Units help if all models are above permuted pairs" in text
     row = text[text.index("all models</th>", text.index("PSNR in dB")) :][:200] if "all models</th>" in text else text
+    assert "perceptual distance (less is nearer)" in text
     assert ">25<" in row.replace("25.0", "25")
     assert [*(tmp_path / "report/assets").glob("grid-invertedtrio-0.*")]
     assert "Means over 3 sketches, by the judge" in text
