@@ -54,7 +54,9 @@ def main(door: Doorway) -> None:
         say(f"Images of {given.shape[1]} x {given.shape[2]} are inverted at {pixels.shape[1]} x {pixels.shape[2]}.")
     folders = {name: door.folder("models", name) for name in group.models}
     members = models_of(folders, group.layers, side=pixels.shape[1], device=device)
-    eyes = options.eyes and load_units(door.folder("models", options.eyes), side=pixels.shape[1], device=device).maps
+    eyes = (
+        load_units(door.folder("models", options.eyes), side=pixels.shape[1], device=device) if options.eyes else None
+    )
     weights = (options.matched, options.regular, options.reconstructed)
     inversion = Inversion(options.steps, options.learning_rate, *weights)
     seeds = image_seeds(seed, len(pixels))
@@ -67,7 +69,7 @@ def main(door: Doorway) -> None:
             seeds,
             inversion,
             permutation=seed,
-            eyes=eyes,
+            eyes=eyes.maps if eyes else None,
             progress=partial(_tell, tell),
         )
     scenes = with_one_object(images, options.images)

@@ -3,7 +3,7 @@
 Small networks leave a second core idle: most of a step are products too small to be split. Halves of a batch are not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -39,17 +39,16 @@ class Parts:
         weights = [w for w in network.parameters() if w.requires_grad]
         slices = [slice(*edges) for edges in pairwise(size * at // self._count for at in range(self._count + 1))]
 
-        def take(part: slice) -> tuple[Tensor, tuple[Tensor, ...]]:
+        def take(part: slice) -> tuple[Tensor, Sequence[Tensor]]:
             loss = loss_of(part)
             if len(slices) > 1:
                 loss = loss * ((part.stop - part.start) / size)
             return loss.detach(), torch.autograd.grad(loss, weights)
 
-        (loss, gradients), *others = [*(map if self._pool is None else self._pool.map)(take, slices)]
-        for w, gradient in zip(weights, gradients, strict=True):
-            w.grad = gradient
+        (loss, total), *others = [*(map if self._pool is None else self._pool.map)(take, slices)]
         for more, gradients in others:
             loss = loss + more
-            for w, gradient in zip(weights, gradients, strict=True):
-                w.grad += gradient
+            total = [one.add_(other) for one, other in zip(total, gradients, strict=True)]
+        for w, gradient in zip(weights, total, strict=True):
+            w.grad = gradient
         return loss
