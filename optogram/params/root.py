@@ -48,7 +48,6 @@ class Known(Section):
     clips: list[str] = Field(default=["demo"], description="models that are decomposed: trained or loaded ones, below")
     classifiers: list[str] = Field(
         default=["resnet", "vit", "resnet_biased"],
-        min_length=1,
         description="classifiers that are studied, trained or loaded below",
     )
     scenes: Scenes = Scenes()
