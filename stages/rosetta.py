@@ -11,6 +11,7 @@ from optogram.models.loading.clip_folders import load_clip
 from optogram.models.text_embeddings import embed_pool
 from optogram.params.rosetta import Rosetta, RosettaGroup
 from optogram.pipeline.stage import Input, Stage
+from optogram.progress import counted
 from stages.doorway import Doorway, run, through
 
 SETTINGS = ("k", "rate", "shuffles", "alike", "clip", "pool", "shown", "examples")
@@ -50,18 +51,21 @@ def main(door: Doorway) -> None:
         blocks = group.layers.get(group.diffusion)
         denoisers[group.diffusion] = DenoiserUnits(diffusion, tuple(group.times), seed, blocks)
     clip = load_clip(door.folder("models", options.clip), device) if options.clip else None
-    found = rosetta(
-        source,
-        members_of(source, folders, group.layers, seed=seed, denoisers=denoisers, device=device),
-        k=options.k,
-        rate=options.rate,
-        shuffles=options.shuffles,
-        alike=options.alike,
-        seed=seed,
-        texts=(clip, embed_pool(clip, door.open("texts").load())) if clip else None,
-        shown=options.shown,
-        examples=options.examples,
-    )
+    members = members_of(source, folders, group.layers, seed=seed, denoisers=denoisers, device=device)
+    with counted(f"Units of {door.args.group}", "images") as tell:
+        found = rosetta(
+            source,
+            members,
+            k=options.k,
+            rate=options.rate,
+            shuffles=options.shuffles,
+            alike=options.alike,
+            seed=seed,
+            texts=(clip, embed_pool(clip, door.open("texts").load())) if clip else None,
+            shown=options.shown,
+            examples=options.examples,
+            progress=lambda done, total: tell(done, total, float("nan")),
+        )
     door.write(found, f"Units that {door.args.group} share")
     door.write_metrics(headline(found).columns())
 

@@ -1,6 +1,6 @@
 """Methods, rosetta: a group of models and its images, stored ones or such as a generator draws, to the dictionary."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -167,20 +167,25 @@ def rosetta(
     texts: tuple[Clip, xr.Dataset] | None = None,
     shown: int = 24,
     examples: int = 6,
+    progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """The artifact rosetta/<group>: what the members share, what it stands for, and what chance gives.
 
-    texts: a CLIP, and embeddings of texts in it, (text, embed), by which units are named. Other arguments and errors as
-    `mine`, `dictionary` and `pictures`.
+    texts: a CLIP, and embeddings of texts in it, (text, embed), by which units are named. progress: called
+    with the images seen and all of them. Other arguments and errors as `mine`, `dictionary` and `pictures`.
     """
     embeddings: list[np.ndarray] = []
 
+    tell = progress or (lambda done, total: None)
+
     def images() -> Iterator[Images]:
         for start in range(0, source.total, BLOCK):
+            tell(start, source.total)
             given = source.draw(np.arange(start, min(start + BLOCK, source.total)))
             if texts is not None:
                 embeddings.append(encode_images(texts[0], given.pixels).numpy())
             yield given
+        tell(source.total, source.total)
 
     mined = mine(images(), members, k=k, rate=rate, shuffles=shuffles, seed=seed)
     models = [member for member in members if member.name != LABELS]

@@ -123,7 +123,17 @@ def test_a_generator_comes_with_its_images_and_maps():
     pixels = source.draw(np.arange(3)).pixels
     np.testing.assert_array_equal(source.draw(np.array([2])).pixels[0], pixels[2])
     other = Member("other", ("x",), features(0), features(9))
-    found = rosetta(source, [*source.own, other], shown=1, examples=2, **SETTINGS)
+    told = []
+    found = rosetta(
+        source,
+        [*source.own, other],
+        shown=1,
+        examples=2,
+        progress=lambda done, total: told.append((done, total)),
+        **SETTINGS,
+    )
+    assert told[0] == (0, source.total)
+    assert told[-1] == (source.total, source.total)
     assert found.model.values.tolist() == ["gan", "other"]
     assert set(found.layer_of.values.tolist()) == {*generator.layers, "x"}
     assert "name_labels" not in found
