@@ -105,7 +105,7 @@ def _sheet(
     context: Context, model: Model, samples: xr.Dataset, drawn: xr.Dataset | None
 ) -> list[tuple[str, str, list[Picture]]]:
     """Rows of samples: those asked for each value of the first attribute, then those asked for nothing."""
-    rows = _rows(samples)
+    rows = _rows(samples, model.name)
     width = max(len(places) for _, places in rows)
     shown = np.concatenate([np.array(places, int) for _, places in rows])
     pixels = iter(samples["pixels"].isel(image=shown).transpose("image", "y", "x", "rgb").values)
@@ -126,10 +126,10 @@ def _sheet(
     return found
 
 
-def _rows(samples: xr.Dataset) -> list[tuple[str, list[int]]]:
+def _rows(samples: xr.Dataset, name: str) -> list[tuple[str, list[int]]]:
     """Names and places of the samples of each row."""
     if "label" not in samples:
-        return [("samples", list(range(min(2 * ACROSS, samples.sizes["image"]))))]
+        return [(f"samples of {name}", list(range(min(2 * ACROSS, samples.sizes["image"]))))]
     label = samples["label"].transpose("image", "attribute").values
     first = str(samples.attrs.get("class_attribute") or labels(samples, "attribute")[0])
     column = labels(samples, "attribute").index(first)

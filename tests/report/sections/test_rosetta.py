@@ -100,6 +100,14 @@ def test_each_concept_has_a_page(page):
     assert [*(page[1] / "assets").glob("grid-rosettatrio-0.*")]
 
 
+def test_a_group_can_be_all_that_there_is(scenes, group, tmp_path):
+    made = group.assign_attrs(provenance("rosetta/trio").attributes("0" * 64) | group.attrs)
+    build_report(tmp_path / "report", scenes[0], {}, {}, {}, {"trio": {"rosetta": made}})
+    text = (tmp_path / "report/index.html").read_text()
+    assert "<h1>What models share</h1>" in text
+    assert [*(tmp_path / "report/units").glob("*.html")]
+
+
 def test_inversions_stand_beside_permuted_pairs(scenes, group, tmp_path):
     draw, names = np.random.default_rng(0), ["without units", "b", "all models", "permuted pairs"]
     scores = np.array([[20, 22], [21, 23], [24, 26], [19, 21]], np.float32)
