@@ -130,7 +130,8 @@ def _folder(path: Path, where: torch.device) -> Diffusion:
     codec.eval().requires_grad_(False)
     size = network.config["sample_size"]
     rows, columns = (size, size) if isinstance(size, int) else size
-    shape = (codec.channels, int(rows), int(columns))
+    channels = "out_channels" if name == "unet" else "in_channels"  # the others are places, or a variance
+    shape = (int(network.config[channels]), int(rows), int(columns))
     return Diffusion(codec, denoiser, schedule, _texts(path, index, where), shape, where)
 
 

@@ -14,14 +14,17 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
 from tiny_diffusion import placed, tiny_diffusion, tiny_transformer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import optogram
 from optogram.errors import DataError, ModelError
+from optogram.models.generative.codecs import Patches
 from optogram.models.generative.diffusion import Transformer
 from optogram.models.generative.diffusion_folders import copy_diffusion, load_diffusion, save_diffusion
 from optogram.models.generative.sampling import sample
+from optogram.models.loading.model_files import WEIGHTS
 
 PROMPTS = ["a red star", "snow"]
 
@@ -127,6 +130,18 @@ def test_a_transformer_comes_back_and_opens_in_diffusers(tmp_path):
     assert {file.name for file in (tmp_path / "copy").iterdir()} == {
         *("model_index.json", "transformer", "scheduler", "codec", "text_encoder")
     }
+
+
+@pytest.mark.parametrize("make", [tiny_diffusion, tiny_transformer])
+def test_a_codec_of_another_model_is_refused(make, tmp_path):
+    save_diffusion(make(), tmp_path / "prior", dtype=torch.float32)
+    shutil.rmtree(tmp_path / "prior/codec")
+    (tmp_path / "prior/codec").mkdir()
+    other = Patches(4, 6)
+    (tmp_path / "prior/codec/config.json").write_text(json.dumps({"factor": 4, "channels": 6}))
+    save_file({name: w.contiguous() for name, w in other.state_dict().items()}, tmp_path / "prior/codec" / WEIGHTS)
+    with pytest.raises(ModelError, match="the codec has 6 channels, but the denoiser takes 8"):
+        load_diffusion(str(tmp_path / "prior"), device="cpu")
 
 
 def test_what_a_transformer_says_of_a_variance_is_left_out():
