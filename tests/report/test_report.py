@@ -219,7 +219,7 @@ def test_appears_whole_or_not_at_all(scenes, tmp_path, monkeypatch):
 
 
 def test_nothing_to_report_is_said(tmp_path):
-    with pytest.raises(DataError, match="0 image splits and 1 models"):
+    with pytest.raises(DataError, match="there are no image splits, expected at least one"):
         build_report(tmp_path / "report", {}, {"demo": {}})
 
 
