@@ -56,14 +56,9 @@ def main(door: Doorway) -> None:
         found = rosetta(
             source,
             members,
-            k=options.k,
-            rate=options.rate,
-            shuffles=options.shuffles,
-            alike=options.alike,
+            **{name: getattr(options, name) for name in ("k", "rate", "shuffles", "alike", "shown", "examples")},
             seed=seed,
             texts=(clip, embed_pool(clip, door.open("texts").load())) if clip else None,
-            shown=options.shown,
-            examples=options.examples,
             progress=lambda done, total: tell(done, total, float("nan")),
         )
     door.write(found, f"Units that {door.args.group} share")

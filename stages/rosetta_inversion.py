@@ -1,7 +1,6 @@
 """Stage rosetta_inversion: real images back into a group's generator, with matched units and without (Table 4.1)."""
 
-from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 from optogram.methods.rosetta.groups import models_of
 from optogram.methods.rosetta.inversion import Inversion
@@ -48,45 +47,28 @@ def main(door: Doorway) -> None:
         raise Skipped("No unit of the generator has a partner above chance in a classifier or a CLIP.")
     generator = load_generator(str(door.folder("generators", group.generator)), device=device)
     generator = generator.with_layers(group.layers.get(group.generator))
-    images = door.open("images")
-    given = images["pixels"].isel(image=slice(options.images)).values
-    if (pixels := at_its_size(given, generator)).shape != given.shape:
-        say(f"Images of {given.shape[1]} x {given.shape[2]} are inverted at {pixels.shape[1]} x {pixels.shape[2]}.")
-    folders = {name: door.folder("models", name) for name in group.models}
-    members = models_of(folders, group.layers, side=pixels.shape[1], device=device)
-    eyes = (
-        load_units(door.folder("models", options.eyes), side=pixels.shape[1], device=device) if options.eyes else None
-    )
+    images, looking = door.open("images"), {name: door.folder("models", name) for name in group.models}
+    pixels = at_its_size(images["pixels"].isel(image=slice(options.images)).values, generator)
+    side = pixels.shape[1]
+    if images.sizes["y"] != side:
+        say(f"Images of {images.sizes['y']} x {images.sizes['x']} pixels are inverted at {side} x {side}.")
+    members = models_of(looking, group.layers, side=side, device=device)
+    eyes = load_units(door.folder("models", options.eyes), side=side, device=device) if options.eyes else None
     weights = (options.matched, options.regular, options.reconstructed)
-    inversion = Inversion(options.steps, options.learning_rate, *weights)
-    seeds = image_seeds(seed, len(pixels))
+    inversion, seeds = Inversion(options.steps, options.learning_rate, *weights), image_seeds(seed, len(pixels))
     with counted(f"Inverting into {group.generator}", "steps") as tell:
-        inverted = reconstructions(
-            generator,
-            found,
-            members,
-            pixels,
-            seeds,
-            inversion,
-            permutation=seed,
-            eyes=eyes.maps if eyes else None,
-            progress=partial(_tell, tell),
-        )
+        given = (generator, found, members, pixels, seeds, inversion)
+        # `tell` is that of the bar that is open
+        told: Any = {"permutation": seed, "progress": lambda done, total: tell(done, total, float("nan"))}
+        inverted = reconstructions(*given, eyes=eyes.maps if eyes else None, **told)
     scenes = with_one_object(images, options.images)
     if group.judge is not None and scenes is not None:
         judge, starts = load_judge(door.folder("judges", group.judge), device), seeds[: scenes.sizes["image"]]
         with counted("Sketches", "steps") as tell:
-            told = partial(_tell, tell)
-            drawn = sketched(
-                generator, found, members, scenes, starts, inversion, judge, permutation=seed, progress=told
-            )
+            drawn = sketched(generator, found, members, scenes, starts, inversion, judge, **told)
         inverted = inverted.merge(drawn.rename(image="sketched"))
     door.write(inverted, f"Images inverted into {group.generator}")
     door.write_metrics(headline(inverted).columns())
-
-
-def _tell(tell: Callable[[int, int, float], None], done: int, total: int) -> None:
-    tell(done, total, float("nan"))
 
 
 if __name__ == "__main__":
