@@ -55,7 +55,7 @@ def tiny_diffusion(**config):
     return Diffusion(codec, denoiser, Schedule({**SCHEDULER, **config}), texts, (8, 8, 8))
 
 
-def tiny_transformer():
+def tiny_transformer(out_channels=8):
     """The same with a transformer of tokens of 2 x 2, two blocks deep."""
     given = tiny_diffusion()
     with torch.random.fork_rng(devices=[]):
@@ -64,7 +64,7 @@ def tiny_transformer():
             num_attention_heads=2,
             attention_head_dim=8,
             in_channels=8,
-            out_channels=8,
+            out_channels=out_channels,
             num_layers=2,
             cross_attention_dim=16,
             sample_size=8,

@@ -164,6 +164,18 @@ def test_layers_can_be_chosen(generator):
         generator.with_layers([f"{last}x"])
 
 
+def test_a_pooled_style_generator_draws_means_of_its_pixels():
+    torch.manual_seed(0)
+    model = mobilestylegan.generator(8, (8, 8, 8)).eval()
+    styles = torch.randn(2, 8)
+    whole = model.synthesis(styles)
+    model.pooled = 2
+    found = model.synthesis(styles)
+    literal = (whole[..., ::2, ::2] + whole[..., 1::2, ::2] + whole[..., ::2, 1::2] + whole[..., 1::2, 1::2]) / 4
+    torch.testing.assert_close(found, literal)
+    assert mobilestylegan.small().pooled == 2
+
+
 def test_units_of_our_own_are_the_relus_by_their_side():
     generator = made("own")
     assert generator.layers == ("relu4", "relu8", "relu16")
