@@ -51,6 +51,7 @@ def options_of(training: DiffusionTraining, seed: int) -> DiffusionOptions:
         steps=training.steps,
         batch=training.batch,
         learning_rate=training.learning_rate,
+        matrix_rate=training.matrix_rate,
         weight_decay=training.weight_decay,
         warmup=training.warmup,
         widths=tuple(training.widths),

@@ -60,10 +60,10 @@ class LoadGenerator(Section):
 class PatchCodec(Section):
     """The fixed codec: principal components of square patches."""
 
-    factor: PositiveInt = Field(default=4, description="side of a patch in pixels")
-    channels: PositiveInt = Field(default=24, description="components kept")
+    factor: PositiveInt = Field(default=2, description="side of a patch in pixels")
+    channels: PositiveInt = Field(default=12, description="components kept")
     whitening: float = Field(
-        default=0.5, ge=0, le=1, description="1: all components are as large; 0: as large as in the pixels"
+        default=0.0, ge=0, le=1, description="1: all components are as large; 0: as large as in the pixels"
     )
 
 
@@ -73,13 +73,14 @@ class DiffusionTraining(Section):
     split: str = "single"
     clip: Name = Field(default="demo", description="whose text tower reads the captions")
     codec: PatchCodec = PatchCodec()
-    steps: PositiveInt = Field(default=11_000, description="each of `batch` images")
-    batch: Annotated[int, Field(ge=2)] = 32
-    learning_rate: float = Field(default=1e-3, gt=0, lt=1)
+    steps: PositiveInt = Field(default=12_500, description="each of `batch` images")
+    batch: Annotated[int, Field(ge=2)] = 48
+    learning_rate: float = Field(default=1e-3, gt=0, lt=1, description="of biases, norms, the first and last layer")
+    matrix_rate: float = Field(default=3e-3, gt=0, lt=1, description="of all other weights, which Muon descends")
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: int = Field(default=200, ge=0)
     widths: list[Annotated[int, Field(gt=0, multiple_of=8)]] = Field(
-        default=[56, 112], min_length=1, description="channels of the UNet's levels, all but the first with attention"
+        default=[32, 64, 112], min_length=1, description="channels of the UNet's levels, the last with attention"
     )
     layers: PositiveInt = 1
     unconditional: float = Field(default=0.1, ge=0, le=1, description="share learned without captions")
@@ -97,7 +98,7 @@ class TrainDiffusion(Section):
     """Diffusion models trained on images/<split> and their captions."""
 
     models: dict[Name, DiffusionTraining] = Field(
-        default={"prior": DiffusionTraining(bfloat16=True)}, description="name -> architecture and schedule"
+        default={"prior": DiffusionTraining(bfloat16=True, parts=2)}, description="name -> architecture and schedule"
     )
 
 

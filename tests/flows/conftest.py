@@ -123,7 +123,7 @@ class Toy:
 
     def wait_for(self, name, count=1):
         """Until the stage has begun; its process id."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while len(self.began(name)) < count:
             assert time.monotonic() < deadline, f"{name} never began"
             time.sleep(0.02)
@@ -179,7 +179,7 @@ class Server:
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         with log.open("w") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not healthy(self.api):
             assert self.process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()

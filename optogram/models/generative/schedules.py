@@ -1,4 +1,4 @@
-"""Room models: how noise is mixed in and taken out, for epsilon, v and flow-matching predictions alike.
+"""Room models: how noise is mixed in and taken out, for predictions of noise, image, v and flows alike.
 
 Whatever a scheduler is called, it mixes z_t = alpha_t z_0 + sigma_t noise. A prediction tells both parts, and one
 deterministic step mixes them anew at the next time. With alpha² + sigma² = 1 this is DDIM (Song et al. 2021, eq. 12
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optogram.errors import ModelError, ParamError
 
-Prediction = Literal["epsilon", "v_prediction", "flow"]
+Prediction = Literal["epsilon", "sample", "v_prediction", "flow"]
 
 _VARIANCE_PRESERVING = (
     *("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "EulerDiscreteScheduler"),
@@ -53,10 +53,9 @@ class Schedule:
                 f"scheduler: {self.config.get('_class_name')!r} is of a kind that is not known; expected one of "
                 f"{', '.join(known)}. Give the folder one of these."
             )
-        if not self.flow and self.config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction"):
-            raise ModelError(
-                f"scheduler: prediction_type = {self.config['prediction_type']!r}, expected epsilon or v_prediction."
-            )
+        asked = self.config.get("prediction_type", "epsilon")
+        if not self.flow and asked not in ("epsilon", "sample", "v_prediction"):
+            raise ModelError(f"scheduler: prediction_type = {asked!r}, expected epsilon, sample or v_prediction.")
 
     @property
     def flow(self) -> bool:
@@ -65,7 +64,7 @@ class Schedule:
 
     @property
     def prediction(self) -> Prediction:
-        """What the denoiser predicts: the noise; v = alpha noise - sigma z_0 (Salimans & Ho 2022); noise - z_0."""
+        """What the denoiser predicts: the noise; z_0; v = alpha noise - sigma z_0 (Salimans & Ho 2022); noise - z_0."""
         return "flow" if self.flow else self.config.get("prediction_type", "epsilon")
 
     @property
@@ -119,14 +118,16 @@ class Schedule:
 
     def target(self, clean: Tensor, noise: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """What the denoiser should predict."""
-        if self.prediction == "epsilon":
-            return noise
+        if self.prediction in ("epsilon", "sample"):
+            return noise if self.prediction == "epsilon" else clean
         return noise - clean if self.flow else alpha * noise - sigma * clean
 
     def parts(self, z: Tensor, prediction: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
         """The clean latents and the noise that a prediction says `z` is mixed of."""
         if self.prediction == "epsilon":
             return (z - sigma * prediction) / alpha, prediction
+        if self.prediction == "sample":
+            return prediction, (z - alpha * prediction) / sigma
         if self.flow:
             return z - sigma * prediction, z + alpha * prediction
         return alpha * z - sigma * prediction, sigma * z + alpha * prediction

@@ -15,6 +15,7 @@ CONFIGS = {
         "timestep_spacing": "trailing",
         "clip_sample": False,
     },
+    "linear, trailing, image": {"prediction_type": "sample", "timestep_spacing": "trailing", "clip_sample": False},
     "Stable Diffusion 1": {**SD, "steps_offset": 1, "set_alpha_to_one": False, "timestep_spacing": "leading"},
     "Stable Diffusion 2": {**SD, "steps_offset": 1, "set_alpha_to_one": False, "prediction_type": "v_prediction"},
     "zero terminal SNR": {**SD, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
@@ -60,7 +61,7 @@ def test_the_step_is_eulers_for_flow_matching(shift):
 
 
 @pytest.mark.parametrize("kind", ["DDIMScheduler", "FlowMatchEulerDiscreteScheduler"])
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_a_right_prediction_tells_both_parts(kind, prediction):
     schedule = Schedule({"_class_name": kind, "prediction_type": prediction})
     clean, noise = draw(), draw().flip(0)
@@ -100,7 +101,7 @@ def test_another_solver_with_the_same_noise_is_taken_as_ddim():
 def test_what_is_not_known_is_named():
     with pytest.raises(ModelError, match="'HeunScheduler' is of a kind that is not known; expected one of DDIM"):
         Schedule({"_class_name": "HeunScheduler"})
-    with pytest.raises(ModelError, match="prediction_type = 'sample', expected epsilon or v_prediction"):
-        Schedule({"_class_name": "DDIMScheduler", "prediction_type": "sample"})
+    with pytest.raises(ModelError, match="prediction_type = 'score', expected epsilon, sample or v_prediction"):
+        Schedule({"_class_name": "DDIMScheduler", "prediction_type": "score"})
     with pytest.raises(ParamError, match="steps = 0, expected 1 to 1000"):
         Schedule({"_class_name": "DDIMScheduler"}).mixes(0)

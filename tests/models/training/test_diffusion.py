@@ -10,7 +10,15 @@ from tiny_diffusion import tiny_images, tiny_texts
 from optogram.errors import DataError, ModelError, ParamError
 from optogram.models.generative.codecs import fit_patches
 from optogram.models.generative.sampling import sample
-from optogram.models.training.diffusion import DiffusionOptions, loss_weights, train_diffusion
+from optogram.models.training.diffusion import (
+    STEEPEST,
+    DiffusionOptions,
+    Matrices,
+    _DiffusionTask,
+    build_unet,
+    loss_weights,
+    train_diffusion,
+)
 
 OPTIONS = DiffusionOptions(steps=6, batch=8, warmup=2, widths=(8, 16), seed=3)
 CPU = torch.device("cpu")
@@ -76,14 +84,11 @@ def test_figures_are_measured_on_the_average_as_it_is(images):
     assert seen[0] != seen[1] == weights(last)
 
 
-def test_objects_and_large_components_weigh_more(images):
-    codec = fit_patches(images.pixels.values, factor=4, channels=6, whitening=0.5)
+def test_objects_weigh_more(images):
+    codec = fit_patches(images.pixels.values, factor=4, channels=6)
     latents = codec.encode(torch.from_numpy(images.pixels.values).permute(0, 3, 1, 2).float() / 255)
-    component, place = loss_weights(images, codec, latents, 8.0)
-    assert component.mean() == pytest.approx(1)
+    place = loss_weights(images, codec, latents, 8.0)
     assert place.mean() == pytest.approx(1)
-    variance = [float(latents[:, k].var(correction=0)) for k in range(6)]
-    np.testing.assert_allclose(component.flatten(), np.array(variance) / np.mean(variance), rtol=1e-4)
     covered = np.array(
         [
             [[patch.mean() for patch in np.split(row, 8, 1)] for row in np.split(mask > 0, 8)]
@@ -92,8 +97,44 @@ def test_objects_and_large_components_weigh_more(images):
     )
     expected = 1 + 8 * covered
     np.testing.assert_allclose(place[:, 0], expected / expected.mean(), rtol=1e-4)
-    even = loss_weights(images.drop_vars("mask"), codec, latents, 8.0)[1]
+    even = loss_weights(images.drop_vars("mask"), codec, latents, 8.0)
     assert torch.equal(even, torch.ones_like(even)), "nobody knows where objects are"
+
+
+def test_matrices_are_the_hidden_weights_themselves():
+    unet = build_unet(OPTIONS, (8, 8, 8), 16)
+    matrices = Matrices(unet)
+    every = dict(unet.named_parameters())
+    assert len(matrices.flat) + len(matrices.others) == len(every)
+    assert all(w.ndim == 2 for w in matrices.flat)
+    apart = {name for name, w in every.items() if any(w is other for other in matrices.others) and w.ndim > 1}
+    assert {name.split(".")[0] for name in apart} == {"conv_in", "conv_out", "class_embedding"}
+    name = "mid_block.resnets.0.conv1.weight"
+    at = {w.data_ptr(): matrix for matrix in matrices.flat for w in every.values() if w.data_ptr() == matrix.data_ptr()}
+    matrix = at[every[name].data_ptr()]
+    every[name].grad = torch.randn_like(every[name])
+    matrices.take_gradients()
+    assert torch.equal(matrix.grad, every[name].grad.flatten(1))
+    with torch.no_grad():
+        matrix.zero_()
+    assert not every[name].any(), "an update of the matrix is one of the weight"
+
+
+def test_the_loss_is_that_of_the_velocity(images):
+    """Literal: v = alpha noise - sigma image (Salimans & Ho 2022), the one that was mixed and the one that is found."""
+    options = replace(OPTIONS, unconditional=1.0)
+    codec = fit_patches(images.pixels.values, factor=4, channels=8)
+    task = _DiffusionTask(images, options, codec, tiny_texts(), CPU)
+    batch = task.batch(0)
+    alpha, sigma = task.diffusion.schedule.at(batch.times.long())
+    assert (sigma > STEEPEST**-0.5).all(), "none of these times is one whose weight is bounded"
+    noise = (batch.z - alpha * batch.target) / sigma
+    found = task._network(batch.z, batch.times, batch.states)
+    velocity = alpha * (batch.z - alpha * found) / sigma - sigma * found
+    rows = task._order(0)[:8]
+    place = loss_weights(images, codec, task._latents, options.focus)[rows]
+    literal = (place * (velocity - (alpha * noise - sigma * batch.target)) ** 2).mean()
+    torch.testing.assert_close(task.step(batch)["velocity"], literal, rtol=1e-3, atol=1e-4)
 
 
 def test_the_last_state_of_a_text_goes_on_behind_its_end():
