@@ -5,6 +5,7 @@ from typing import Any
 from optogram.methods.rosetta.groups import models_of
 from optogram.methods.rosetta.inversion import Inversion
 from optogram.methods.rosetta.reconstruction import at_its_size, headline, pairs_of, reconstructions
+from optogram.methods.rosetta.single import single_units
 from optogram.methods.rosetta.sketches import sketched, with_one_object
 from optogram.models.generative.generators import load_generator
 from optogram.models.generative.sampling import image_seeds
@@ -61,6 +62,10 @@ def main(door: Doorway) -> None:
         # `tell` is that of the bar that is open
         told: Any = {"permutation": seed, "progress": lambda done, total: tell(done, total, float("nan"))}
         inverted = reconstructions(*given, eyes=eyes.maps if eyes else None, **told)
+    if min(options.alone, found.sizes["concept"]) > 1:
+        with counted("Units alone", "steps") as tell:
+            given = (generator, found, members, pixels, image_seeds(seed, options.latents), inversion)
+            inverted = inverted.merge(single_units(*given, count=options.alone, progress=told["progress"]))
     scenes = with_one_object(images, options.images)
     if group.judge is not None and scenes is not None:
         judge, starts = load_judge(door.folder("judges", group.judge), device), seeds[: scenes.sizes["image"]]

@@ -62,6 +62,8 @@ class RosettaInversion(Method):
         default="demo",
         description="classifier or CLIP that says how alike images look; best one of no group; null = none",
     )
+    alone: NonNegativeInt = Field(default=3, description="concepts whose unit is drawn alone, if there are two")
+    latents: PositiveInt = Field(default=3, description="that each of these is drawn from")
 
 
 class RosettaEdits(Method):

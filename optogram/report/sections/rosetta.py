@@ -14,10 +14,16 @@ from optogram.report.labels import count, number, percent
 from optogram.report.panels import Context, Gallery, Panel, Picture, Table, Tile
 from optogram.report.section import Part, Section, Unit
 from optogram.report.sections import rosetta_pictures as pictures
+from optogram.report.sections.rosetta_partners import of_page
 
 KIND, INVERSION, EDITS = "rosetta", "rosetta_inversion", "rosetta_edits"
 ROWS = 8
 """Concepts in the section; each has a page besides."""
+ALONE = (
+    "Latents are changed until this one unit is active where its partner is in the image: what all pictures of a row have "
+    "in common is what the unit stands for. The last row is the control, led as far by the map of another concept. "
+    "Numbers are the similarity to the first map (eq. 4.6), which is larger if the unit can be led."
+)
 
 
 def shared(context: Context, model: Model) -> Panel:
@@ -111,10 +117,10 @@ def concept_units(context: Context, model: Model) -> list[Unit]:
     ]
 
 
-def concept_parts(context: Context, unit: Unit) -> list[Part]:
-    """Of a concept its unit in every model; of a neuron of a CLIP, its best partners."""
+def concept_parts(context: Context, unit: Unit) -> Sequence[Part]:
+    """Of a concept its unit in every model; of a channel of a classifier or a neuron of a CLIP, its best partners."""
     if unit.kind != "concept":
-        return []
+        return of_page(context, unit, KIND)
     found = unit.model.part(KIND)
     assert found is not None
     panel = Panel(made=context.panel(unit.model, KIND).made)
@@ -127,7 +133,15 @@ def concept_parts(context: Context, unit: Unit) -> list[Part]:
         "the weakest: orange is where they are active. Chance is the share of best buddies of shuffled images that "
         "correlate as much."
     )
-    return [Part("Where its units are active", reading, panel)]
+    parts = [Part("Where its units are active", reading, panel)]
+    inverted = unit.model.part(INVERSION)
+    if inverted is not None and "alone" in inverted.dims:
+        numbers = inverted["alone_concept"].values.tolist()
+        if unit.of in numbers:
+            alone = Panel(made=context.panel(unit.model, INVERSION).made)
+            alone.galleries = [pictures.alone(context, unit.model, inverted, numbers.index(unit.of))]
+            parts.append(Part(f"Its unit of {first} alone", ALONE, alone))
+    return parts
 
 
 def _dictionary(context: Context, model: Model, found: xr.Dataset) -> Gallery:

@@ -3,7 +3,8 @@
 import numpy as np
 import xarray as xr
 
-from optogram.report.findings import Model, labels
+from optogram.report.findings import Model, labels, strings
+from optogram.report.images import heat_uri
 from optogram.report.labels import count, number, percent
 from optogram.report.panels import Context, Gallery, Picture, Table
 
@@ -41,6 +42,26 @@ def inversions(found: xr.Dataset) -> Table:
     columns = ["matched", "pairs", *scores.values()]
     caption = f"Means over {count(found.sizes['image'])} images. Units help if all models are above permuted pairs"
     return Table(columns, rows, caption)
+
+
+def alone(context: Context, model: Model, inverted: xr.Dataset, row: int) -> Gallery:
+    """A concept's unit alone: the image and where its partner is active there, and what is drawn from each latent."""
+    image = inverted["original"].transpose("image", "y", "x", "rgb").values[inverted["alone_image"].values]
+    drawn = inverted["alone_pixels"].transpose("alone", "goal", "latent", "y", "x", "rgb").values
+    flat = drawn.reshape(len(drawn), -1, *drawn.shape[3:])
+    grid = context.thumbs.grid(f"alone{model.slug}", np.concatenate([image[:, None], flat], 1))
+    heat = inverted["alone_map"].transpose("alone", "y", "x").values[row].astype(np.float64)
+    like = inverted["alone_similarity"].transpose("alone", "goal", "latent").values[row]
+    partner = strings(inverted["alone_model"])[row]
+    shown = Picture(grid.thumb(row, 0, "image to follow"), over=heat_uri(heat, signed=False))
+    rows = [(f"where the unit of {partner} is active", "", [shown])]
+    for at, goal in enumerate(labels(inverted, "goal")):
+        cells = []
+        for latent, value in enumerate(like[at].tolist()):
+            thumb = grid.thumb(row, 1 + at * like.shape[1] + latent, f"{goal}, latent {latent}")
+            cells.append(Picture(thumb, number(value)))
+        rows.append((goal, "", cells))
+    return Gallery(rows)
 
 
 def sketches(context: Context, model: Model, found: xr.Dataset) -> Gallery:

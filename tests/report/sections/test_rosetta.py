@@ -1,5 +1,7 @@
 """The section of units that models share: planted pairs, null models, concepts."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ from optogram.methods.rosetta.matching import neighbours, paired
 from optogram.methods.rosetta.mining import Images, Match, Member, Mined
 from optogram.methods.rosetta.naming import Names
 from optogram.report.build import build_report
+from optogram.report.panels import Panel
+from optogram.report.sections.rosetta_partners import mlp_layer, of_page, place_of
 
 HOSTILE = '<script>alert("unit")</script>'
 
@@ -100,6 +104,51 @@ def test_each_concept_has_a_page(page):
     assert [*(page[1] / "assets").glob("grid-rosettatrio-0.*")]
 
 
+class Asked:
+    """A report's context with one group."""
+
+    def __init__(self, group):
+        self.findings = SimpleNamespace(groups=[SimpleNamespace(name="trio", part=lambda kind: group)])
+
+    def panel(self, model, *kinds):
+        return Panel(made=[kinds[0]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "of", "partners"),
+    [
+        ("channel", "layer of a:0", None, ["b:layer of b:0", "c:layer of c:0"]),
+        ("channel", "layer of a:2", None, ["b:layer of b:1"]),
+        ("channel", "elsewhere:0", None, None),
+        ("neuron", "", SimpleNamespace(layer=3, neuron=0), None),
+        ("head", "", None, None),
+    ],
+)
+def test_a_channel_has_its_partners_the_likest_first(group, kind, name, of, partners):
+    unit = SimpleNamespace(kind=kind, name=name, model=SimpleNamespace(name="a"), of=of)
+    parts = of_page(Asked(group), unit, "rosetta")
+    if partners is None:
+        assert not parts
+    else:
+        assert [row[0] for row in parts[0].panel.tables[0].rows] == partners
+        assert [row[1] for row in parts[0].panel.tables[0].rows] == ["trio"] * len(partners)
+
+
+def test_blocks_and_mlps_are_found_by_their_layers(group):
+    names = np.where(group.model_of == "a", "trunk.blocks.3.mlp.act", "stage.1.act")
+    named = group.assign(layer_of=("unit", names))
+    assert place_of(named, "b", "stage.1", 1) == 4
+    assert place_of(named, "b", "stage", 1) == 4
+    assert place_of(named, "b", "sta", 1) is None
+    assert place_of(named, "b", "stage", 9) is None
+    assert mlp_layer(named, "a", 3) == "trunk.blocks.3.mlp.act"
+    assert mlp_layer(named, "a", 2) == ""
+    unit = SimpleNamespace(
+        kind="neuron", name="", model=SimpleNamespace(name="a"), of=SimpleNamespace(layer=3, neuron=2)
+    )
+    assert of_page(Asked(named), unit, "rosetta")[0].panel.tables[0].rows[0][0] == "b:layer of b:1"
+
+
 def test_a_group_can_be_all_that_there_is(scenes, group, tmp_path):
     made = group.assign_attrs(provenance("rosetta/trio").attributes("0" * 64) | group.attrs)
     build_report(tmp_path / "report", scenes[0], {}, {}, {}, {"trio": {"rosetta": made}})
@@ -118,12 +167,26 @@ def test_inversions_stand_beside_permuted_pairs(scenes, group, tmp_path):
         "ssim": (("condition", "image"), scores / 40),
         "perceptual": (("condition", "image"), scores / 80),
         "pairs": ("condition", [0, 3, 3, 3]),
+        "alone_concept": ("alone", [1, 0]),
+        "alone_model": ("alone", np.array(["b", HOSTILE])),
+        "alone_image": ("alone", [1, 0]),
+        "alone_map": (("alone", "y", "x"), draw.random((2, 64, 64), np.float32)),
+        "alone_pixels": (
+            ("alone", "goal", "latent", "y", "x", "rgb"),
+            draw.integers(0, 256, (2, 3, 2, 64, 64, 3), np.uint8),
+        ),
+        "alone_similarity": (
+            ("alone", "goal", "latent"),
+            np.array([[[0.1, 0.2], [0.8, 0.7], [0.3, -0.1]]] * 2, np.float32),
+        ),
         "sketch": (("sketched", "y", "x", "rgb"), draw.integers(0, 256, (3, 64, 64, 3), np.uint8)),
         "sketch_pixels": (("guide", "sketched", "y", "x", "rgb"), draw.integers(0, 256, (2, 3, 64, 64, 3), np.uint8)),
         "sketch_overlap": (("guide", "sketched"), np.array([[0.5, 0.6, 0.4], [0, 0.1, 0]], np.float32)),
         "sketch_seen": (("guide", "sketched"), np.full((2, 3), 1 / 3, np.float32)),
     }
-    inverted = xr.Dataset(variables, {"condition": names, "guide": names[2:]})
+    inverted = xr.Dataset(
+        variables, {"condition": names, "guide": names[2:], "goal": ["start", "its partner's map", "other"]}
+    )
     parts = {"rosetta": group, "rosetta_inversion": inverted}
     made = {
         kind: part.assign_attrs(provenance(f"{kind}/trio").attributes("0" * 64) | part.attrs)
@@ -136,6 +199,11 @@ def test_inversions_stand_beside_permuted_pairs(scenes, group, tmp_path):
     assert "perceptual distance (less is nearer)" in text
     assert ">25<" in row.replace("25.0", "25")
     assert [*(tmp_path / "report/assets").glob("grid-invertedtrio-0.*")]
+    page = (tmp_path / "report/units/rosetta-trio-1.html").read_text()
+    alone = page[page.index("Its unit of a alone") :]
+    assert "where the unit of &lt;script&gt;alert" in alone
+    assert alone.index("0.8") < alone.index("other") < alone.index("\N{MINUS SIGN}0.1")
+    assert "<script>alert" not in page
     assert "Means over 3 sketches, by the judge" in text
     assert "overlap 60%" in text
     assert [*(tmp_path / "report/assets").glob("grid-sketchestrio-0.*")]
