@@ -202,7 +202,7 @@ def test_inversions_stand_beside_permuted_pairs(scenes, group, tmp_path):
     page = (tmp_path / "report/units/rosetta-trio-1.html").read_text()
     alone = page[page.index("Its unit of a alone") :]
     assert "where the unit of &lt;script&gt;alert" in alone
-    assert alone.index("0.8") < alone.index("other") < alone.index("\N{MINUS SIGN}0.1")
+    assert alone.index(">0.8<") < alone.index("other, latent 0") < alone.index("\N{MINUS SIGN}0.1")
     assert "<script>alert" not in page
     assert "Means over 3 sketches, by the judge" in text
     assert "overlap 60%" in text
