@@ -52,16 +52,18 @@ def main(door: Doorway) -> None:
         denoisers[group.diffusion] = DenoiserUnits(diffusion, tuple(group.times), seed, blocks)
     clip = load_clip(door.folder("models", options.clip), device) if options.clip else None
     members = members_of(source, folders, group.layers, seed=seed, denoisers=denoisers, device=device)
-    with counted(f"Units of {door.args.group}", "images") as tell:
+    title = f"Units that {door.args.group} share"
+    with door.scratch(f"{title}: sums") as scratch, counted(f"Units of {door.args.group}", "images") as tell:
         found = rosetta(
             source,
             members,
             **{name: getattr(options, name) for name in ("k", "rate", "shuffles", "alike", "shown", "examples")},
             seed=seed,
+            scratch=scratch,
             texts=(clip, embed_pool(clip, door.open("texts").load())) if clip else None,
             progress=lambda done, total: tell(done, total, float("nan")),
         )
-    door.write(found, f"Units that {door.args.group} share")
+        door.write(found, title)
     door.write_metrics(headline(found).columns())
 
 

@@ -6,7 +6,7 @@ that they need are had at the smaller: <g, U d> = <U'g, d>, the sum of U d is (U
 U'g is the same for all units of the other model at that size, and what is left is one product of matrices.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +23,8 @@ Maps = Sequence[Float[Tensor, "image _channel _y _x"]]
 
 BLOCK = 32
 """Images whose products are summed up in float32; blocks are added in float64."""
+SUMS = ("_cross", "_of_a", "_of_b")
+"""What a `Correlation` sums up: products of two units, and sums and squares of each."""
 RESOLVED = 2.0**-20
 """A unit is constant if its deviation is below this share of its root mean square: float32 holds no more of it."""
 
@@ -210,12 +212,26 @@ class Correlation:
         self._images += a.images
         self._centres = [a.centre.cpu(), b.centre.cpu()]
 
+    def state(self) -> dict[str, Tensor]:
+        """All sums so far, for `restore` of another one of the same layers."""
+        found = {f"{name}{at}": part for name in SUMS for at, part in enumerate(getattr(self, name).values())}
+        found |= {f"centre{side}": centre.clone() for side, centre in enumerate(self._centres)}
+        return found | {"images": torch.tensor(self._images)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up the sums of `state`."""
+        for name in SUMS:
+            for at, part in enumerate(getattr(self, name).values()):
+                part.copy_(state[f"{name}{at}"])
+        self._centres = [state[f"centre{side}"] for side in (0, 1) if f"centre{side}" in state]
+        self._images = int(state["images"])
+
     def __add__(self, other: "Correlation") -> "Correlation":
         """Of the images of both, which have the same centres."""
         both = Correlation.__new__(Correlation)
         both._rows, both._columns = self._rows, self._columns
         both._images, both._centres = self._images + other._images, self._centres or other._centres
-        for name in ("_cross", "_of_a", "_of_b"):
+        for name in SUMS:
             mine, theirs = getattr(self, name), getattr(other, name)
             setattr(both, name, {key: mine[key] + theirs[key] for key in mine})
         return both

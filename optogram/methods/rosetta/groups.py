@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from optogram.errors import DataError
 from optogram.methods.rosetta.correlation import BLOCK
 from optogram.methods.rosetta.dictionary import dictionary, pictures
-from optogram.methods.rosetta.mining import LEAST, Images, Member, Mined, mine
+from optogram.methods.rosetta.mining import LEAST, Images, Kept, Member, Mined, mine
 from optogram.methods.rosetta.naming import Names, label_maps, label_names, named_by_labels, named_by_texts
 from optogram.models.generative.denoiser_units import DenoiserUnits
 from optogram.models.generative.generators import Generator
@@ -167,35 +167,40 @@ def rosetta(
     texts: tuple[Clip, xr.Dataset] | None = None,
     shown: int = 24,
     examples: int = 6,
+    scratch: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """The artifact rosetta/<group>: what the members share, what it stands for, and what chance gives.
 
-    texts: a CLIP, and embeddings of texts in it, (text, embed), by which units are named. progress: called
-    with the images seen and all of them. Other arguments and errors as `mine`, `dictionary` and `pictures`.
+    texts: a CLIP, and embeddings of texts in it, (text, embed), by which units are named. scratch: folder in which sums
+    are kept: a run that was cut off goes on there. progress: called with the images seen and all of them. Other arguments and errors as `mine`, `dictionary` and `pictures`.
     """
-    embeddings: list[np.ndarray] = []
-
     tell = progress or (lambda done, total: None)
 
-    def images() -> Iterator[Images]:
-        for start in range(0, source.total, BLOCK):
+    def images(first: int = 0) -> Iterator[Images]:
+        for start in range(first, source.total, BLOCK):
             tell(start, source.total)
             given = source.draw(np.arange(start, min(start + BLOCK, source.total)))
             if texts is not None:
-                embeddings.append(encode_images(texts[0], given.pixels).numpy())
+                given = given._replace(embedding=encode_images(texts[0], given.pixels).numpy())
             yield given
         tell(source.total, source.total)
 
-    mined = mine(images(), members, k=k, rate=rate, shuffles=shuffles, seed=seed)
+    kept = Kept(scratch, images) if scratch else None
+    mined = mine(images(), members, k=k, rate=rate, shuffles=shuffles, seed=seed, kept=kept)
     models = [member for member in members if member.name != LABELS]
     names: dict[str, dict[str, Names]] = {}
     if source.values:
         names["labels"] = {one.name: _by_labels(mined, one.name, source.values) for one in models}
     if texts is not None:
-        said, embedding = texts[1]["text"].values.astype(str).tolist(), np.concatenate(embeddings)
-        rows = texts[1]["embedding"].transpose("text", "embed").values
-        names["texts"] = {one.name: named_by_texts(mined.means[one.name], embedding, rows, said) for one in models}
+        assert mined.embedding is not None
+        said, rows = (
+            texts[1]["text"].values.astype(str).tolist(),
+            texts[1]["embedding"].transpose("text", "embed").values,
+        )
+        names["texts"] = {
+            one.name: named_by_texts(mined.means[one.name], mined.embedding, rows, said) for one in models
+        }
     found = dictionary(mined, models, k=k, alike=alike, names=names)
     if shown and found.sizes["concept"]:
         found = found.merge(pictures(found, mined, models, source.draw, shown=shown, images=examples))

@@ -6,14 +6,18 @@ layers rotated, and its weights as they were before training.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from optogram.errors import DataError
@@ -34,6 +38,7 @@ from optogram.methods.rosetta.matching import (
     neighbours,
     paired,
 )
+from optogram.progress import say
 
 LEAST = 50
 """Images below which correlations say nothing."""
@@ -54,10 +59,43 @@ class Member:
 
 
 class Images(NamedTuple):
-    """Images, and the maps that come with them, by the member's name."""
+    """Images, the maps that come with them, by the member's name, and what a CLIP makes of them, if anything."""
 
     pixels: UInt8[np.ndarray, "image y x rgb"]
     maps: Mapping[str, Maps]
+    embedding: Float[np.ndarray, "image embed"] | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Sums that a mining keeps in a file, so that one that was cut off goes on behind it.
+
+    folder: where the file lies. again: the images from a number on, in the order of all. seconds: between two times
+    that it is written, or ten times as long as writing takes, if that is more.
+    """
+
+    folder: Path
+    again: Callable[[int], Iterable[Images]]
+    seconds: float = 60.0
+
+    @property
+    def file(self) -> Path:
+        """The file, whole or not there."""
+        return self.folder / "sums.safetensors"
+
+    def write(self, sums: Mapping[str, Tensor]) -> None:
+        """Put these sums in place of those before."""
+        part = self.file.with_suffix(".part")
+        save_file({name: one.contiguous() for name, one in sums.items()}, part)
+        part.replace(self.file)
+
+    def read(self) -> dict[str, Tensor]:
+        """The sums; empty where there are none, or where the file is damaged."""
+        try:
+            return load_file(self.file) if self.file.exists() else {}
+        except SafetensorError as error:
+            say(f"{self.file} is damaged ({error}) and passed over: all images are taken anew.")
+            return {}
 
 
 @dataclass(frozen=True)
@@ -84,7 +122,8 @@ class Mined:
 
     units: of each member, the layer, channel and size of each unit. matches: by the two names. within: correlations of
     the first member's units with each other. means: (image, unit) the mean of each map, of each member.
-    constant: units that are constant on the images, mean, deviation: of each unit (eq. 4.1), of each member.
+    constant: units that are constant on the images, mean, deviation: of each unit (eq. 4.1), of each member. embedding:
+    what came with the images.
     """
 
     units: Mapping[str, list[tuple[str, int, tuple[int, int]]]]
@@ -95,6 +134,7 @@ class Mined:
     mean: Mapping[str, Float64[np.ndarray, " _unit"]]
     deviation: Mapping[str, Float64[np.ndarray, " _unit"]]
     images: int = 0
+    embedding: Float[np.ndarray, "image embed"] | None = None
 
 
 @dataclass
@@ -114,18 +154,27 @@ def mine(
     rate: float = 0.01,
     shuffles: int = 4,
     seed: int,
+    kept: Kept | None = None,
 ) -> Mined:
     """Correlations and best buddies of the units of every two members, and of the null models beside.
 
     batches: images in a random order, as shuffles exchange near ones. The bytes do not depend on how many a batch has.
     k: of best buddies. rate: of false discoveries (`false_discovery_threshold`). seed: of the rotations.
+    kept: where sums are kept; a run that is cut off and started again ends with the same bytes.
 
     Raises DataError for fewer than 50 images, and, naming model, layer and channel, for values that are not finite.
     """
     mining = _Mining(members, shuffles, seed)
-    count = 0
-    for block in mining.blocks(batches):
-        count += mining.add(block)
+    blocks = mining.blocks(batches)
+    if kept is not None:
+        blocks = mining.resumed(blocks, kept)
+    due, count = time.monotonic() + (kept.seconds if kept else 0), 0
+    for block in blocks:
+        count = mining.add(block)
+        if kept is not None and time.monotonic() >= due:
+            began = time.monotonic()
+            kept.write(mining.state())
+            due = time.monotonic() + max(kept.seconds, 10 * (time.monotonic() - began))
     if count < LEAST:
         raise DataError(f"rosetta: there are {count} images, expected at least {LEAST}. Take more.")
     return mining.found(k, rate, count)
@@ -144,7 +193,8 @@ class _Mining:
         self._units: dict[str, list[tuple[int, tuple[int, int]]]] = {}
         self._moments: dict[str, np.ndarray] = {}
         self._within: Correlation | None = None
-        self._blocks = 0
+        self._embeddings: list[np.ndarray] = []
+        self._blocks = self._images = 0
 
     def blocks(self, batches: Iterable[Images]) -> Iterator[dict[str, list[Tensor]]]:
         """Maps of every member and every twin, the same number of images at a time."""
@@ -152,6 +202,8 @@ class _Mining:
 
         def maps() -> Iterator[list[Maps]]:
             for images in batches:
+                if images.embedding is not None:
+                    self._embeddings.append(images.embedding)
                 own = [
                     member.maps(images.pixels) if member.maps else images.maps[member.name] for member in self._members
                 ]
@@ -161,7 +213,7 @@ class _Mining:
             yield dict(zip(names, block, strict=True))
 
     def add(self, maps: Mapping[str, list[Tensor]]) -> int:
-        """Take in a block; returns its number of images."""
+        """Take in a block; returns the number of images so far."""
         self._check(maps)
         if not self._units:
             self._begin(maps)
@@ -187,7 +239,51 @@ class _Mining:
         assert self._within is not None
         self._within.add(first, first)
         self._blocks += 1
-        return count
+        self._images += count
+        return self._images
+
+    def resumed(self, blocks: Iterator[dict[str, list[Tensor]]], kept: Kept) -> Iterator[dict[str, list[Tensor]]]:
+        """The blocks that are not among the sums of a file, whose sums are taken up."""
+        first = next(blocks, None)
+        state = kept.read() if first is not None else {}
+        if first is None or not state:
+            yield from [] if first is None else [first]
+            yield from blocks
+            return
+        self._check(first)
+        self._begin(first)
+        self._restore(state)
+        yield from self.blocks(kept.again(self._images))
+
+    def state(self) -> dict[str, Tensor]:
+        """All that was summed up and noted so far."""
+        found = {f"{at}/{name}": one for at, each in self._correlations().items() for name, one in each.state().items()}
+        for name in self._means:
+            found[f"means/{name}"] = torch.from_numpy(np.concatenate(self._means[name]))
+            found[f"moments/{name}"] = torch.from_numpy(self._moments[name])
+        if self._embeddings:
+            found["embedding"] = torch.from_numpy(np.concatenate(self._embeddings)[: self._images])
+        return found | {"blocks": torch.tensor(self._blocks), "images": torch.tensor(self._images)}
+
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
+        for at, each in self._correlations().items():
+            start = f"{at}/"
+            each.restore({name.removeprefix(start): one for name, one in state.items() if name.startswith(start)})
+        for name in self._means:
+            self._means[name] = [state[f"means/{name}"].numpy()]
+            self._moments[name] = state[f"moments/{name}"].numpy()
+        self._embeddings = [state["embedding"].numpy()] if "embedding" in state else []
+        self._blocks, self._images = int(state["blocks"]), int(state["images"])
+
+    def _correlations(self) -> dict[str, Correlation]:
+        """All that are summed up, by a name."""
+        assert self._within is not None
+        found = {"within": self._within}
+        for at, sums in enumerate(self._sums.values()):
+            parts = {"half": sums.halves, "shuffled": sums.shuffled}
+            found |= {f"{at}-{kind}{k}": each for kind, many in parts.items() for k, each in enumerate(many)}
+            found |= {f"{at}-{kind}": each for kind, each in sums.nulls.items()}
+        return found
 
     def _begin(self, maps: Mapping[str, list[Tensor]]) -> None:
         """Sizes and centres, which the first block tells."""
@@ -255,7 +351,8 @@ class _Mining:
         means = {name: np.concatenate(parts) for name, parts in self._means.items()}
         moments = {name: self._mean_and_deviation(name, count) for name in units}
         mean, deviation = ({name: each[k] for name, each in moments.items()} for k in (0, 1))
-        return Mined(units, matches, self._within.table(), means, constant, mean, deviation, count)
+        embedding = np.concatenate(self._embeddings) if self._embeddings else None
+        return Mined(units, matches, self._within.table(), means, constant, mean, deviation, count, embedding)
 
     def _mean_and_deviation(self, name: str, images: int) -> Float64[np.ndarray, "2 unit"]:
         """Eq. 4.1, at the units' own sizes."""

@@ -20,9 +20,9 @@ KIND, INVERSION, EDITS = "rosetta", "rosetta_inversion", "rosetta_edits"
 ROWS = 8
 """Concepts in the section; each has a page besides."""
 ALONE = (
-    "Latents are changed until this one unit is active where its partner is in the image: what all pictures of a row have "
-    "in common is what the unit stands for. The last row is the control, led as far by the map of another concept. "
-    "Numbers are the similarity to the first map (eq. 4.6), which is larger if the unit can be led."
+    "Latents are changed until this one unit is active where its partner is in the image: what all pictures of a row "
+    "have in common is what the unit stands for. The last row is the control, led as far by the map of another "
+    "concept. Numbers are the similarity to the first map (eq. 4.6), which is larger if the unit can be led."
 )
 
 

@@ -13,7 +13,7 @@ from optogram.data.scenes import Scenes
 from optogram.errors import DataError, ParamError
 from optogram.methods.rosetta.dictionary import headline
 from optogram.methods.rosetta.groups import LABELS, Drawn, Stored, rosetta
-from optogram.methods.rosetta.mining import Images, Member, mine, rotations
+from optogram.methods.rosetta.mining import Images, Kept, Member, mine, rotations
 
 SETTINGS = {"k": 3, "rate": 0.05, "shuffles": 2, "alike": 0.9, "seed": 0}
 
@@ -115,6 +115,49 @@ def test_batches_change_no_byte(scenes, batch):
     assert one.correlation.tobytes() == other.correlation.tobytes()
     assert one.halves.tobytes() == other.halves.tobytes()
     assert [r.tobytes() for r in one.nulls["shuffled"]] == [r.tobytes() for r in other.nulls["shuffled"]]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4])
+def test_what_was_cut_off_goes_on_to_the_same_bytes(scenes, tmp_path, cut):
+    """Killed while a block is drawn; what is drawn behind it then is the first block, for its sizes, and the rest."""
+    pixels, drawn = scenes.pixels.values, []
+    a = Member("a", ("x",), features(0), features(9))
+    b = Member("b", ("y",), features(1, 4, 4), features(8, 4, 4))
+
+    def images(first=0, until=5):
+        for start in range(first, 160, 32):
+            if start == 32 * until:
+                raise KeyboardInterrupt
+            drawn.append(start)
+            part = pixels[start : start + 32]
+            yield Images(part, {}, part[:, 0, 0].astype(np.float32))
+
+    whole = mine(images(), [a, b], k=3, seed=0)
+    kept = Kept(tmp_path, images, seconds=0)
+    with pytest.raises(KeyboardInterrupt):
+        mine(images(until=cut), [a, b], k=3, seed=0, kept=kept)
+    drawn.clear()
+    again = mine(images(), [a, b], k=3, seed=0, kept=kept)
+    assert drawn == [0, *range(32 * cut, 160, 32)]
+    one, other = whole.matches["a", "b"], again.matches["a", "b"]
+    for name in ("correlation", "halves", "assigned"):
+        assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
+    for kind in one.nulls:
+        assert [r.tobytes() for r in one.nulls[kind]] == [r.tobytes() for r in other.nulls[kind]]
+    for name in ("means", "constant", "mean", "deviation"):
+        assert all(getattr(whole, name)[m].tobytes() == getattr(again, name)[m].tobytes() for m in "ab")
+    assert whole.within.tobytes() == again.within.tobytes()
+    assert whole.embedding.tobytes() == again.embedding.tobytes() == pixels[:, 0, 0].astype(np.float32).tobytes()
+    assert whole.images == again.images == 160
+
+
+def test_damaged_sums_are_said_and_passed_over(scenes, tmp_path, capsys):
+    a, b = Member("a", ("x",), features(0)), Member("b", ("y",), features(1))
+    kept = Kept(tmp_path, lambda first: iter([]), seconds=0)
+    kept.file.write_bytes(b"cut")
+    found = mine([Images(scenes.pixels.values[:64], {})], [a, b], seed=0, kept=kept)
+    assert found.images == 64
+    assert "is damaged" in capsys.readouterr().err
 
 
 def test_a_generator_comes_with_its_images_and_maps():
