@@ -61,7 +61,8 @@ def main(door: Doorway) -> None:
         given = (generator, found, members, pixels, seeds, inversion)
         # `tell` is that of the bar that is open
         told: Any = {"permutation": seed, "progress": lambda done, total: tell(done, total, float("nan"))}
-        inverted = reconstructions(*given, eyes=eyes.maps if eyes else None, **told)
+        watch = eyes.watch if eyes and options.loss == "perceptual" else None
+        inverted = reconstructions(*given, eyes=eyes.maps if eyes else None, watch=watch, **told)
     if min(options.alone, found.sizes["concept"]) > 1:
         with counted("Units alone", "steps") as tell:
             given = (generator, found, members, pixels, image_seeds(seed, options.latents), inversion)

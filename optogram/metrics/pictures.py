@@ -35,11 +35,18 @@ def perceptual(
     >>> perceptual([one], [other]), perceptual([one], [5 * one])
     (array([2.]), array([0.]))
     """
+    return perceived([each.double() for each in maps], [each.double() for each in truth]).cpu().numpy()
+
+
+def perceived(
+    maps: Sequence[Float[Tensor, "image _channel _y _x"]], truth: Sequence[Float[Tensor, "image _channel _y _x"]]
+) -> Float[Tensor, " image"]:
+    """`perceptual` as a tensor of the maps' dtype, through which gradients pass."""
     found = []
     for ours, theirs in zip(maps, truth, strict=True):
-        one, other = (functional.normalize(each.double(), dim=1) for each in (ours, theirs))
+        one, other = (functional.normalize(each, dim=1) for each in (ours, theirs))
         found.append((one - other).square().sum(1).mean((1, 2)))
-    return torch.stack(found).mean(0).cpu().numpy()
+    return torch.stack(found).mean(0)
 
 
 def ssim(

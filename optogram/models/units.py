@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from optogram.errors import ModelError
@@ -41,6 +42,20 @@ class Units:
         """Of each layer the maps of its units, float32 on the model's device. Raises as `activations`."""
         where = next(self.model.parameters()).device
         found = activations(self.model, self.preprocess(pixels).to(where), self.layers)
+        return [maps.float() for maps in found.values()]
+
+    def watch(self, images: Float[Tensor, "image rgb y x"]) -> list[Float[Tensor, "image _channel _y _x"]]:
+        """As `maps`, of images in [0, 1] on the model's device; gradients pass.
+
+        Colours are scaled as `preprocess` scales black and white. Images of another size than the model's are resized
+        bilinearly with antialiasing. Raises as `activations`.
+        """
+        plain = np.array([0, 255], np.uint8)[:, None, None, None].repeat(3, 3)
+        shown = self.preprocess(np.broadcast_to(plain, (2, *images.shape[2:], 3)).copy())
+        black, white = shown[:, :, :1, :1].to(images)
+        if shown.shape[2:] != images.shape[2:]:
+            images = functional.interpolate(images, shown.shape[2:], mode="bilinear", antialias=True)
+        found = activations(self.model, black + images * (white - black), self.layers)
         return [maps.float() for maps in found.values()]
 
 

@@ -312,9 +312,12 @@ def _groups(params: "optogram.params.root.Params") -> Iterator[str]:
         for model in group.layers:
             if model not in (members := [*group.models, group.generator, group.diffusion]):
                 yield f"{at}.layers names {model!r}, which is not among its members {[*filter(None, members)]}"
-    eyes, drawing = getattr(params, "rosetta_inversion").eyes, [group.generator for group in rosetta.groups.values()]  # noqa: B009
+    inversion = getattr(params, "rosetta_inversion")  # noqa: B009
+    eyes, drawing = inversion.eyes, [group.generator for group in rosetta.groups.values()]
     if eyes is not None and any(drawing) and eyes not in models["clip"] + models["classifier"]:
         yield f"rosetta_inversion.eyes = {eyes!r}, but there are {models['clip'] + models['classifier']}"
+    if eyes is None and inversion.loss == "perceptual":
+        yield "rosetta_inversion.loss = 'perceptual' needs rosetta_inversion.eyes; name a classifier or a CLIP"
     if rosetta.clip is not None and rosetta.clip not in models["clip"]:
         yield f"rosetta.clip = {rosetta.clip!r}, but train_clip.models and load_clip.models have {models['clip']}"
     if rosetta.pool not in params.texts.names:

@@ -1,5 +1,7 @@
 """Sections of params.yaml: units that models share."""
 
+from typing import Literal
+
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from optogram.params.sections import Method, Name, Section
@@ -57,7 +59,10 @@ class RosettaInversion(Method):
     learning_rate: float = Field(default=0.05, gt=0)
     matched: float = Field(default=1.0, ge=0, description="weight of the units' similarity, beta")
     regular: float = Field(default=0.1, ge=0, description="weight of the latents' mean square, alpha")
-    reconstructed: float = Field(default=10.0, ge=0, description="weight of the mean squared error of pixels")
+    reconstructed: float = Field(default=10.0, ge=0, description="weight of the distance of images")
+    loss: Literal["pixels", "perceptual"] = Field(
+        default="pixels", description="what that is: the mean squared error, or how far what `eyes` see is"
+    )
     eyes: Name | None = Field(
         default="demo",
         description="classifier or CLIP that says how alike images look; best one of no group; null = none",

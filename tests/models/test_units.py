@@ -125,3 +125,17 @@ def test_an_untrained_twin_takes_the_images_statistics(classifier):
     twin.maps(images)
     assert abs(float(seen[-1].mean())) < 0.05
     assert abs(float(seen[-1].std()) - 1) < 0.05
+
+
+@pytest.mark.parametrize("side", [64, 32], ids=["its size", "another size"])
+def test_watched_images_give_the_maps_of_their_pixels_and_gradients(classifier, side):
+    units = load_units(classifier, side=side)
+    seen = pixels(2, side)
+    images = (torch.from_numpy(seen).permute(0, 3, 1, 2).float() / 255).requires_grad_(True)
+    watched = units.watch(images)
+    for one, other in zip(watched, units.maps(seen), strict=True):
+        assert one.shape == other.shape
+        if side == 64:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    watched[-1].sum().backward()
+    assert images.grad.abs().sum() > 0

@@ -114,6 +114,10 @@ PRIOR = ("train_diffusion.models={prior: {split: train}}", "sample.models={prior
         (["clips=[demo, demo]"], "clips names 'demo' twice"),
         (["second_order.layers=[1, 1]"], "second_order.layers names 1 twice"),
         (["rosetta_inversion.eyes=nobody"], "rosetta_inversion.eyes = 'nobody', but there are ['demo', "),
+        (
+            ["rosetta_inversion.eyes=null", "rosetta_inversion.loss=perceptual"],
+            "'perceptual' needs rosetta_inversion.eyes",
+        ),
         (["visual_scores.clip=nobody"], "visual_scores.clip = 'nobody', but clips has ['demo']"),
         (["photos.path=https://x.org/a.zip"], "is an address, expected a file or folder on this disk"),
         (["texts.files.mine=s3:a.txt"], "begins as an address does. Write ./s3:a.txt"),
@@ -156,12 +160,12 @@ PRIOR = ("train_diffusion.models={prior: {split: train}}", "sample.models={prior
         (["train_diffusion.models={a: {split: train, clip: b}}"], "a.clip = 'b', but train_clip.models and load_clip"),
         (["train_diffusion.models={a: {split: nowhere}}"], "split 'nowhere' is used"),
         (
-            ["train_diffusion.models={a: {split: train, codec: {channels: 49}}}"],
-            "channels = 49, but patches of side 4 have 48",
+            ["train_diffusion.models={a: {split: train, codec: {channels: 13}}}"],
+            "channels = 13, but patches of side 2 have 12",
         ),
         (
             ["train_diffusion.models={a: {split: train, codec: {factor: 24}}}"],
-            "is 64, but train_diffusion.models.a needs a multiple of 48",
+            "is 64, but train_diffusion.models.a needs a multiple of 96",
         ),
         (
             ["train_diffusion.models={a: {split: train, steps: 9}}"],

@@ -173,7 +173,8 @@ def rosetta(
     """The artifact rosetta/<group>: what the members share, what it stands for, and what chance gives.
 
     texts: a CLIP, and embeddings of texts in it, (text, embed), by which units are named. scratch: folder in which sums
-    are kept: a run that was cut off goes on there. progress: called with the images seen and all of them. Other arguments and errors as `mine`, `dictionary` and `pictures`.
+    are kept: a run that was cut off goes on there. progress: called with the images seen and all of them. Other
+    arguments and errors as `mine`, `dictionary` and `pictures`.
     """
     tell = progress or (lambda done, total: None)
 

@@ -13,7 +13,7 @@ from optogram.errors import DataError, ShapeError
 from optogram.methods.rosetta.inversion import Inversion, Moments, Targets, invert, targets_of
 from optogram.methods.rosetta.mining import Member
 from optogram.metrics.headline import Headline
-from optogram.metrics.pictures import perceptual, psnr, ssim
+from optogram.metrics.pictures import perceived, perceptual, psnr, ssim
 from optogram.models.generative.generators import Generator
 from optogram.models.generative.sampling import to_pixels
 
@@ -43,6 +43,7 @@ def reconstructions(
     *,
     permutation: int,
     eyes: Looking | None = None,
+    watch: Callable[[Tensor], Sequence[Tensor]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """The artifact rosetta_inversion/<group>: images as the generator draws them from the latents that were found.
@@ -50,7 +51,8 @@ def reconstructions(
     found: rosetta/<group>, whose first model is the generator. members: its other models. seeds: of the latents to
     start from, one an image, the same in all conditions: without units, with the pairs of each model, with all pairs,
     and with as many pairs whose partners were permuted by the seed `permutation`. eyes: maps of a model that says how
-    alike images look (`perceptual`).
+    alike images look (`perceptual`). watch: the same of images in [0, 1], with gradients: latents are then sought by
+    that in place of pixels.
 
     Raises DataError if no pair was found, ShapeError for images of another size than the generator's.
     """
@@ -63,8 +65,11 @@ def reconstructions(
             "Take images of that size."
         )
 
+    with torch.no_grad():
+        truth = watch(original) if watch else []
+
     def distance(images: Tensor) -> Float[Tensor, " image"]:
-        return (images - original).square().mean((1, 2, 3))
+        return perceived(watch(images), truth) if watch else (images - original).square().mean((1, 2, 3))
 
     results = []
     for at, targets in enumerate(wanted.values()):

@@ -75,7 +75,7 @@ def test_conditions_stand_side_by_side(generator, found):
         [1, 2, 3],
         Inversion(steps=30, learning_rate=0.1),
         permutation=0,
-        eyes=lambda seen: [torch.from_numpy(seen).permute(0, 3, 1, 2).float() + 1],
+        eyes=hue,
         progress=lambda at, total: done.append((at, total)),
     )
     names = ["without units", "colours", "all models", "permuted pairs"]
@@ -96,6 +96,24 @@ def test_conditions_stand_side_by_side(generator, found):
     assert headline(result).versus == "permuted pairs"
     assert done[0] == (0, 120)
     assert done[-1] == (120, 120)
+
+
+def test_a_perceptual_loss_is_what_eyes_see(generator, found):
+    """Of colours that it cannot draw, a generator comes nearest in what it is led by."""
+    dataset, member = found
+    side = generator.images(generator.latents([0])).shape[2]
+    pixels = np.full((4, side, side, 3), 255, np.uint8) * np.array([1, 0, 1], np.uint8)
+    given = (generator, dataset, [member], pixels, [1, 2, 3, 4], Inversion(60, 0.1, matched=0.0, regular=0.0))
+    by_pixels = reconstructions(*given, permutation=0, eyes=hue)
+    by_eyes = reconstructions(*given, permutation=0, eyes=hue, watch=lambda images: [255 * images + 1])
+    one, other = (each.sel(condition="without units") for each in (by_eyes, by_pixels))
+    assert one.perceptual.mean() < other.perceptual.mean()
+    assert one.psnr.mean() < other.psnr.mean()
+    np.testing.assert_allclose(one.distance.isel(step=-1), one.perceptual, rtol=0.05)
+
+
+def hue(seen):
+    return [torch.from_numpy(seen).permute(0, 3, 1, 2).float() + 1]
 
 
 def test_images_of_another_size_are_resized(generator):
