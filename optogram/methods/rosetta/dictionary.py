@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from optogram.errors import ParamError
 from optogram.methods.rosetta.correlation import Maps
-from optogram.methods.rosetta.matching import concepts, merged, neighbours, paired
+from optogram.methods.rosetta.matching import concepts, merged
 from optogram.methods.rosetta.mining import Images, Match, Member, Mined
 from optogram.methods.rosetta.naming import Names, agreement
 from optogram.methods.rosetta.nulls import KINDS, NULLS
@@ -33,7 +33,7 @@ class Concept(NamedTuple):
 
 
 def dictionary(
-    mined: Mined, members: Sequence[Member], *, k: int, alike: float, names: Mapping[str, Mapping[str, Names]]
+    mined: Mined, members: Sequence[Member], *, alike: float, names: Mapping[str, Mapping[str, Names]]
 ) -> xr.Dataset:
     """Units, matches, pairs, layers and concepts of a group of models.
 
@@ -54,7 +54,7 @@ def dictionary(
             _pairs(matches, starts),
             _matches(matches, names),
             _layers(mined, matches, order),
-            _concepts(shared_concepts(mined, order, k=k, alike=alike), matches, order, starts),
+            _concepts(shared_concepts(mined, order, alike=alike), matches, order, starts),
         ]
     )
     return found.assign_attrs(images=mined.images, anchor=order[0])
@@ -71,27 +71,24 @@ def headline(found: xr.Dataset) -> Headline:
     return Headline(measure, float(count.sel(kind="real")), units, near, nulls[near])
 
 
-def shared_concepts(mined: Mined, order: Sequence[str], *, k: int, alike: float) -> list[Concept]:
+def shared_concepts(mined: Mined, order: Sequence[str], *, alike: float) -> list[Concept]:
     """The units of the first model that others share, in groups of those that are alike; most widely shared first."""
-    first, partners = order[0], {}
+    first, partners, r = order[0], {}, dict[tuple[str, int, int], float]()
     for name in order[1:]:
         match = mined.matches[first, name]
         kept = match.pairs.r >= match.threshold
         partners[name] = np.stack([match.pairs.a, match.pairs.b], 1)[kept]
+        r |= {(name, a, b): value for a, b, value in zip(*(each.tolist() for each in match.pairs[:3]), strict=True)}
     joined = merged(partners)
 
     def best(unit: int) -> dict[str, tuple[int, float]]:
-        return {
-            name: (found[0], float(mined.matches[first, name].correlation[unit, found[0]]))
-            for name, found in joined[unit].items()
-        }
+        return {name: (found[0], r[name, unit, found[0]]) for name, found in joined[unit].items()}
 
     def key(unit: int) -> tuple[int, float]:
         rs = [r for _, r in best(unit).values()]
         return len(rs), sum(rs) / len(rs)
 
-    pairs = paired(mined.within, neighbours(mined.within, k, itself=False))
-    within = np.stack([pairs.a, pairs.b], 1)[pairs.r >= alike]
+    within = np.stack([mined.within.a, mined.within.b], 1)[mined.within.r >= alike]
     groups = [sorted(group, key=key, reverse=True) for group in concepts(joined, within)]
     return [Concept(group, best(group[0])) for group in sorted(groups, key=lambda each: key(each[0]), reverse=True)]
 
@@ -206,7 +203,7 @@ def _pairs(matches: Mapping[tuple[str, str], Match], starts: Mapping[str, int]) 
 def _matches(matches: Mapping[tuple[str, str], Match], names: Mapping[str, Mapping[str, Names]]) -> xr.Dataset:
     counts = np.full((len(matches), len(KINDS)), np.nan)
     agreed = np.full((len(matches), max(1, len(names)), 3), np.nan)
-    stable, one_to_one = np.full(len(matches), np.nan), np.zeros(len(matches), np.int64)
+    stable, one_to_one = np.full(len(matches), np.nan), np.full(len(matches), np.nan)
     for number, (pair, match) in enumerate(matches.items()):
         kept = match.pairs.r >= match.threshold
         counts[number, 0] = kept.sum()
@@ -214,7 +211,8 @@ def _matches(matches: Mapping[tuple[str, str], Match], names: Mapping[str, Mappi
             counts[number, KINDS.index(kind)] = np.mean([(r >= match.threshold).sum() for r in parts])
         if kept.any():
             stable[number] = (match.halves[:, kept] >= match.threshold).all(0).mean()
-        one_to_one[number] = (match.correlation[tuple(match.assigned.T)] >= match.threshold).sum()
+        if match.assigned is not None:
+            one_to_one[number] = (match.assigned >= match.threshold).sum()
         for way, by_model in enumerate(names.values()):
             of = [by_model[name].value for name in pair]
             agreed[number, way] = agreement(of[0], of[1], match.pairs.a[kept].tolist(), match.pairs.b[kept].tolist())
@@ -226,7 +224,7 @@ def _matches(matches: Mapping[tuple[str, str], Match], names: Mapping[str, Mappi
         "threshold": ("match", np.where(np.isfinite(thresholds), thresholds, np.nan), none),
         "count": (("match", "kind"), counts, none),
         "stable": ("match", stable, none),
-        "assigned": ("match", one_to_one),
+        "assigned": ("match", one_to_one, {"missing": "the table of all pairs was made in parts"}),
     }
     coordinates: dict[str, Any] = {"kind": list(KINDS)}
     if names:

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from optogram.errors import DataError
 from optogram.methods.rosetta.correlation import BLOCK
 from optogram.methods.rosetta.dictionary import dictionary, pictures
-from optogram.methods.rosetta.mining import LEAST, Images, Kept, Member, Mined, mine
+from optogram.methods.rosetta.mining import LEAST, Images, Member, Mined, mine
 from optogram.methods.rosetta.naming import Names, label_maps, label_names, named_by_labels, named_by_texts
 from optogram.models.generative.denoiser_units import DenoiserUnits
 from optogram.models.generative.generators import Generator
@@ -178,7 +178,7 @@ def rosetta(
     """
     tell = progress or (lambda done, total: None)
 
-    def images(first: int = 0) -> Iterator[Images]:
+    def images(first: int) -> Iterator[Images]:
         for start in range(first, source.total, BLOCK):
             tell(start, source.total)
             given = source.draw(np.arange(start, min(start + BLOCK, source.total)))
@@ -187,8 +187,7 @@ def rosetta(
             yield given
         tell(source.total, source.total)
 
-    kept = Kept(scratch, images) if scratch else None
-    mined = mine(images(), members, k=k, rate=rate, shuffles=shuffles, seed=seed, kept=kept)
+    mined = mine(images, members, k=k, rate=rate, shuffles=shuffles, seed=seed, scratch=scratch)
     models = [member for member in members if member.name != LABELS]
     names: dict[str, dict[str, Names]] = {}
     if source.values:
@@ -202,7 +201,7 @@ def rosetta(
         names["texts"] = {
             one.name: named_by_texts(mined.means[one.name], mined.embedding, rows, said) for one in models
         }
-    found = dictionary(mined, models, k=k, alike=alike, names=names)
+    found = dictionary(mined, models, alike=alike, names=names)
     if shown and found.sizes["concept"]:
         found = found.merge(pictures(found, mined, models, source.draw, shown=shown, images=examples))
     return found
@@ -211,5 +210,6 @@ def rosetta(
 def _by_labels(mined: Mined, name: str, values: list[tuple[str, str]]) -> Names:
     """Named is what is clearer than any unit and value are when the images are shuffled."""
     match = mined.matches[name, LABELS]
+    assert match.correlation is not None, "labels are few"
     chance = max((float(r.max()) for r in match.nulls["shuffled"] if len(r)), default=0.0)
     return named_by_labels(match.correlation, values, chance)

@@ -19,11 +19,12 @@ class Neighbours(NamedTuple):
     """The K units of the other model that each unit correlates with most, from the nearest.
 
     a, b: their numbers, of each unit of the one model and of the other. Where fewer than K correlations are above 0,
-    the rest of the row is -1.
+    the rest of the row is -1. r: the correlations of `a`, 0 there.
     """
 
     a: Int64[np.ndarray, "unit_a k"]
     b: Int64[np.ndarray, "unit_b k"]
+    r: Float64[np.ndarray, "unit_a k"]
 
 
 class Pairs(NamedTuple):
@@ -53,7 +54,7 @@ def best_buddies(
     >>> best_buddies(np.array([[0.9, 0.8], [0.7, 0.1]]), 1)
     array([[0, 0]])
     """
-    found = paired(correlation, neighbours(correlation, k))
+    found = paired(neighbours(correlation, k))
     kept = found.r >= (-np.inf if least is None else least)
     return np.stack([found.a, found.b], 1)[kept]
 
@@ -63,22 +64,63 @@ def neighbours(correlation: Float[np.ndarray, "unit_a unit_b"], k: int, *, itsel
 
     itself: False for a model with itself, of which no unit is its own neighbour. Raises ParamError for `k` below 1.
     """
-    if k < 1:
-        raise ParamError(f"best buddies: k = {k}, expected at least 1. The thesis takes 5.")
-    sides = (correlation, correlation.T)
-    return Neighbours(*(_nearest(side, k, itself) for side in sides))
+    nearest = Nearest(k, itself=itself)
+    nearest.add(correlation)
+    return nearest.found()
 
 
-def _nearest(correlation: np.ndarray, k: int, itself: bool) -> Int64[np.ndarray, "unit _k"]:
-    found = np.full((len(correlation), k), -1)
+class Nearest:
+    """`neighbours` of a table that comes in blocks of rows, the first rows first; no more than one is ever held.
+
+    Arguments and errors as `neighbours`.
+    """
+
+    def __init__(self, k: int, *, itself: bool = True) -> None:
+        if k < 1:
+            raise ParamError(f"best buddies: k = {k}, expected at least 1. The thesis takes 5.")
+        self._k, self._itself, self._rows = k, itself, 0
+        self._of_a: list[np.ndarray] = []
+        self._r: list[np.ndarray] = []
+        self._of_b: tuple[np.ndarray, np.ndarray] | None = None
+
+    def add(self, correlation: Float[np.ndarray, "unit_a unit_b"]) -> Int64[np.ndarray, "unit_a k"]:
+        """Take in the next rows; returns the neighbours of each."""
+        own = None if self._itself else self._rows
+        near, r = _nearest(correlation, self._k, own)
+        self._of_a.append(near)
+        self._r.append(r)
+        back, back_r = _nearest(correlation.T, self._k, None if own is None else -own)
+        back = np.where(back >= 0, back + self._rows, -1)
+        if self._of_b is not None:
+            # those of earlier rows stand first, as of equals the first is nearer
+            back, back_r = (np.concatenate(each, 1) for each in zip(self._of_b, (back, back_r), strict=True))
+            order = np.argsort(-back_r, axis=1, kind="stable")[:, : self._k]
+            back, back_r = (np.take_along_axis(each, order, 1) for each in (back, back_r))
+        self._of_b = back, back_r
+        self._rows += len(correlation)
+        return near
+
+    def found(self) -> Neighbours:
+        """Of all rows so far, at least one block of them."""
+        assert self._of_b is not None
+        return Neighbours(np.concatenate(self._of_a), self._of_b[0], np.concatenate(self._r))
+
+
+def _nearest(correlation: np.ndarray, k: int, own: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest of each row, and their correlations. own: which column is the first row itself, the next one next."""
+    found, r = np.full((len(correlation), k), -1), np.zeros((len(correlation), k))
     for start in range(0, len(correlation), ROWS):
         part = np.array(correlation[start : start + ROWS], dtype=np.float64)
-        if not itself:
-            part[np.arange(len(part)), start + np.arange(len(part))] = 0
+        if own is not None:
+            rows = np.arange(len(part))
+            columns = own + start + rows
+            inside = (columns >= 0) & (columns < part.shape[1])
+            part[rows[inside], columns[inside]] = 0
         order = _largest(part, k)
-        above = np.take_along_axis(part, order, 1) > 0
-        found[start : start + ROWS, : order.shape[1]] = np.where(above, order, -1)
-    return found
+        values = np.take_along_axis(part, order, 1)
+        found[start : start + ROWS, : order.shape[1]] = np.where(values > 0, order, -1)
+        r[start : start + ROWS, : order.shape[1]] = np.maximum(values, 0)
+    return found, r
 
 
 def _largest(rows: np.ndarray, k: int) -> Int64[np.ndarray, "row _k"]:
@@ -93,14 +135,14 @@ def _largest(rows: np.ndarray, k: int) -> Int64[np.ndarray, "row _k"]:
     return found
 
 
-def paired(correlation: Float[np.ndarray, "unit_a unit_b"], near: Neighbours) -> Pairs:
+def paired(near: Neighbours) -> Pairs:
     """The pairs of units that are each other's neighbours."""
     of_a, rank_a = np.nonzero(near.a >= 0)
-    b = near.a[of_a, rank_a]
+    b, r = near.a[of_a, rank_a], near.r[of_a, rank_a]
     back = near.b[b] == of_a[:, None]
     mutual = back.any(1)
     a, b, rank_a, rank_b = of_a[mutual], b[mutual], rank_a[mutual] + 1, back[mutual].argmax(1) + 1
-    r = np.asarray(correlation[a, b], np.float64)
+    r = r[mutual]
     order = np.lexsort((b, a, -r))
     return Pairs(a[order], b[order], r[order], rank_a[order], rank_b[order])
 

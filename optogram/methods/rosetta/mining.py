@@ -3,13 +3,15 @@
 Every model sees an image once, whatever it is compared with. Beside the correlations themselves, those of three null
 models are summed up: the images of the second model shuffled against those of the first, the channels of each of its
 layers rotated, and its weights as they were before training.
+
+Tables of all pairs that do not fit into memory are made in parts: layers of the one model with the whole of the other,
+a pass over the images each. Of a part nothing is kept but the nearest units of each unit, in both directions.
 """
 
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,13 +33,8 @@ from optogram.methods.rosetta.correlation import (
     layers_of,
     units_by_size,
 )
-from optogram.methods.rosetta.matching import (
-    Pairs,
-    assigned,
-    false_discovery_threshold,
-    neighbours,
-    paired,
-)
+from optogram.methods.rosetta.matching import Pairs
+from optogram.methods.rosetta.parts import Gathered, Match, Rows, parts_of
 from optogram.progress import say
 
 LEAST = 50
@@ -68,20 +65,15 @@ class Images(NamedTuple):
 
 @dataclass(frozen=True)
 class Kept:
-    """Sums that a mining keeps in a file, so that one that was cut off goes on behind it.
-
-    folder: where the file lies. again: the images from a number on, in the order of all. seconds: between two times
-    that it is written, or ten times as long as writing takes, if that is more.
-    """
+    """Sums that a mining keeps in a file of `folder`, so that one that was cut off goes on behind it."""
 
     folder: Path
-    again: Callable[[int], Iterable[Images]]
-    seconds: float = 60.0
+    part: int
 
     @property
     def file(self) -> Path:
         """The file, whole or not there."""
-        return self.folder / "sums.safetensors"
+        return self.folder / f"sums-{self.part}.safetensors"
 
     def write(self, sums: Mapping[str, Tensor]) -> None:
         """Put these sums in place of those before."""
@@ -99,36 +91,18 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Match:
-    """What is shared by two models.
-
-    correlation: of their units. pairs: their best buddies; halves: the correlations of these on each half of images.
-    threshold: the least correlation at which the share of false discoveries is low enough, infinite if there is none.
-    nulls: correlations of the best buddies of each null model, by its kind; of "shuffled" an array a shuffle. assigned:
-    the best one-to-one assignment of units.
-    """
-
-    correlation: Float64[np.ndarray, "unit_a unit_b"]
-    pairs: Pairs
-    halves: Float64[np.ndarray, "half pair"]
-    threshold: float
-    nulls: Mapping[str, Sequence[Float64[np.ndarray, " _null_pair"]]]
-    assigned: np.ndarray
-
-
-@dataclass(frozen=True)
 class Mined:
     """What a group of models shares.
 
-    units: of each member, the layer, channel and size of each unit. matches: by the two names. within: correlations of
-    the first member's units with each other. means: (image, unit) the mean of each map, of each member.
+    units: of each member, the layer, channel and size of each unit. matches: by the two names. within: best buddies
+    among the first member's own units. means: (image, unit) the mean of each map, of each member.
     constant: units that are constant on the images, mean, deviation: of each unit (eq. 4.1), of each member. embedding:
     what came with the images.
     """
 
     units: Mapping[str, list[tuple[str, int, tuple[int, int]]]]
     matches: Mapping[tuple[str, str], Match]
-    within: Float64[np.ndarray, "unit unit"]
+    within: Pairs
     means: Mapping[str, Float[np.ndarray, "image _unit"]]
     constant: Mapping[str, np.ndarray]
     mean: Mapping[str, Float64[np.ndarray, " _unit"]]
@@ -139,62 +113,86 @@ class Mined:
 
 @dataclass
 class _Sums:
-    """Of two models: of the images themselves in two halves, and of each null model."""
+    """Of rows of a table: of the images in two halves, or whole, and of each null model, by its kind."""
 
     halves: list[Correlation]
-    shuffled: list[Correlation]
-    nulls: dict[str, Correlation] = field(default_factory=dict)
+    nulls: dict[str, list[Correlation]] = field(default_factory=dict)
+
+    def all(self) -> list[Correlation]:
+        """In one order."""
+        return [*self.halves, *(one for each in self.nulls.values() for one in each)]
 
 
 def mine(
-    batches: Iterable[Images],
+    batches: Callable[[int], Iterable[Images]],
     members: Sequence[Member],
     *,
     k: int = 5,
     rate: float = 0.01,
     shuffles: int = 4,
     seed: int,
-    kept: Kept | None = None,
+    memory: int | None = None,
+    scratch: Path | None = None,
+    save_seconds: float = 60.0,
 ) -> Mined:
     """Correlations and best buddies of the units of every two members, and of the null models beside.
 
-    batches: images in a random order, as shuffles exchange near ones. The bytes do not depend on how many a batch has.
-    k: of best buddies. rate: of false discoveries (`false_discovery_threshold`). seed: of the rotations.
-    kept: where sums are kept; a run that is cut off and started again ends with the same bytes.
+    batches: gives the images from a number on, in one order, a random one, as shuffles exchange near images. The bytes
+    do not depend on how many a batch has. k: of best buddies. rate: of false discoveries
+    (`false_discovery_threshold`). seed: of the rotations. memory: bytes for tables of pairs, by default half of this
+    machine's; those that need more are made in parts, a pass over the images each, to the same pairs. scratch: folder
+    for the sums, which are kept every `save_seconds`, or less often if that takes long: a run that was cut off and is
+    started again there ends with the same bytes.
 
     Raises DataError for fewer than 50 images, and, naming model, layer and channel, for values that are not finite.
     """
-    mining = _Mining(members, shuffles, seed)
-    blocks = mining.blocks(batches)
-    if kept is not None:
-        blocks = mining.resumed(blocks, kept)
-    due, count = time.monotonic() + (kept.seconds if kept else 0), 0
-    for block in blocks:
-        count = mining.add(block)
+    room = memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    gathered: dict[tuple[str, str], Gathered] = {}
+    part, parts = 0, 1
+    while True:
+        mining = _Mining(members, shuffles, seed, room, part)
+        count = _pass(mining, batches, Kept(scratch, part) if scratch else None, save_seconds)
+        if count < LEAST:
+            raise DataError(f"rosetta: there are {count} images, expected at least {LEAST}. Take more.")
+        if part == 0:
+            head, parts = mining, len(mining.parts)
+        mining.gather(gathered, k)
+        part += 1
+        if part == parts:
+            return head.found(gathered, rate)
+
+
+def _pass(mining: "_Mining", batches: Callable[[int], Iterable[Images]], kept: Kept | None, save_seconds: float) -> int:
+    """Take in all images; returns how many there are."""
+    due, saved = time.monotonic() + save_seconds, True
+    for block in mining.resumed(batches, kept):
+        mining.add(block)
+        saved = False
         if kept is not None and time.monotonic() >= due:
             began = time.monotonic()
             kept.write(mining.state())
-            due = time.monotonic() + max(kept.seconds, 10 * (time.monotonic() - began))
-    if count < LEAST:
-        raise DataError(f"rosetta: there are {count} images, expected at least {LEAST}. Take more.")
-    return mining.found(k, rate, count)
+            wait = max(save_seconds, 10 * (time.monotonic() - began)) if save_seconds else 0
+            due, saved = time.monotonic() + wait, True
+    if kept is not None and not saved and len(mining.parts) > 1:
+        kept.write(mining.state())
+    return mining.images
 
 
 class _Mining:
-    """The sums of a group while images come in."""
+    """The sums of a part of a group's tables while images come in; `images` so far."""
 
-    def __init__(self, members: Sequence[Member], shuffles: int, seed: int) -> None:
-        self._members, self._shuffles, self._seed = members, shuffles, seed
+    def __init__(self, members: Sequence[Member], shuffles: int, seed: int, room: int, part: int) -> None:
+        self._members, self._shuffles, self._seed, self._room, self._part = members, shuffles, seed, room, part
         self._twins = [member for member in members if member.untrained]
         self._centres: dict[str, Sequence[Tensor]] = {}
-        self._sums: dict[tuple[str, str], _Sums] = {}
+        self._sums: dict[Rows, _Sums] = {}
         self._rotations: dict[str, list[Tensor]] = {}
         self._means: dict[str, list[np.ndarray]] = {member.name: [] for member in members}
         self._units: dict[str, list[tuple[int, tuple[int, int]]]] = {}
         self._moments: dict[str, np.ndarray] = {}
-        self._within: Correlation | None = None
         self._embeddings: list[np.ndarray] = []
-        self._blocks = self._images = 0
+        self.parts: list[list[Rows]] = []
+        self._blocks = self.images = 0
 
     def blocks(self, batches: Iterable[Images]) -> Iterator[dict[str, list[Tensor]]]:
         """Maps of every member and every twin, the same number of images at a time."""
@@ -212,8 +210,8 @@ class _Mining:
         for block in in_blocks(maps()):
             yield dict(zip(names, block, strict=True))
 
-    def add(self, maps: Mapping[str, list[Tensor]]) -> int:
-        """Take in a block; returns the number of images so far."""
+    def add(self, maps: Mapping[str, list[Tensor]]) -> None:
+        """Take in a block of images."""
         self._check(maps)
         if not self._units:
             self._begin(maps)
@@ -225,27 +223,33 @@ class _Mining:
         count = len(maps[names[0]][0])
         rotated = {name: self._rotated(name, maps[name]) for name in names[1:] if name in self._rotations}
         orders = [torch.roll(torch.arange(count), 1 + shift) for shift in range(self._shuffles)]
-        for one, other in combinations(names, 2):
-            sums = self._sums[one, other]
-            sums.halves[self._blocks % 2].add(blocks[one], blocks[other])
+        ranges: dict[tuple[str, int, int], Block] = {}
+        for rows, sums in self._sums.items():
+            one, other, first, last = rows
+            if last - first < len(maps[one]):
+                if (one, first, last) not in ranges:
+                    ranges[one, first, last] = Block(maps[one][first:last], self._centres[one][first:last])
+                of = ranges[one, first, last]
+            else:
+                of = blocks[one]
+            sums.halves[self._blocks % len(sums.halves)].add(of, blocks[other])
             if count == BLOCK:  # in a smaller one some images might stay where they are
-                for correlation, order in zip(sums.shuffled, orders, strict=True):
-                    correlation.add(blocks[one], blocks[other].shuffled(order))
-            if "untrained" in sums.nulls:
-                sums.nulls["untrained"].add(blocks[one], blocks[_twin(other)])
-            if "rotated" in sums.nulls:
-                sums.nulls["rotated"].add(blocks[one], rotated[other])
-        first = blocks[names[0]]
-        assert self._within is not None
-        self._within.add(first, first)
+                for correlation, order in zip(sums.nulls.get("shuffled", []), orders, strict=False):
+                    correlation.add(of, blocks[other].shuffled(order))
+            for correlation in sums.nulls.get("untrained", []):
+                correlation.add(of, blocks[_twin(other)])
+            for correlation in sums.nulls.get("rotated", []):
+                correlation.add(of, rotated[other])
         self._blocks += 1
-        self._images += count
-        return self._images
+        self.images += count
 
-    def resumed(self, blocks: Iterator[dict[str, list[Tensor]]], kept: Kept) -> Iterator[dict[str, list[Tensor]]]:
+    def resumed(
+        self, batches: Callable[[int], Iterable[Images]], kept: Kept | None
+    ) -> Iterator[dict[str, list[Tensor]]]:
         """The blocks that are not among the sums of a file, whose sums are taken up."""
+        blocks = self.blocks(batches(0))
         first = next(blocks, None)
-        state = kept.read() if first is not None else {}
+        state = kept.read() if kept is not None and first is not None else {}
         if first is None or not state:
             yield from [] if first is None else [first]
             yield from blocks
@@ -253,69 +257,53 @@ class _Mining:
         self._check(first)
         self._begin(first)
         self._restore(state)
-        yield from self.blocks(kept.again(self._images))
+        yield from self.blocks(batches(self.images))
 
     def state(self) -> dict[str, Tensor]:
         """All that was summed up and noted so far."""
-        found = {f"{at}/{name}": one for at, each in self._correlations().items() for name, one in each.state().items()}
+        every = [one for sums in self._sums.values() for one in sums.all()]
+        found = {f"{at}/{name}": part for at, one in enumerate(every) for name, part in one.state().items()}
         for name in self._means:
             found[f"means/{name}"] = torch.from_numpy(np.concatenate(self._means[name]))
             found[f"moments/{name}"] = torch.from_numpy(self._moments[name])
         if self._embeddings:
-            found["embedding"] = torch.from_numpy(np.concatenate(self._embeddings)[: self._images])
-        return found | {"blocks": torch.tensor(self._blocks), "images": torch.tensor(self._images)}
+            found["embedding"] = torch.from_numpy(np.concatenate(self._embeddings)[: self.images])
+        return found | {"blocks": torch.tensor(self._blocks), "images": torch.tensor(self.images)}
 
     def _restore(self, state: Mapping[str, Tensor]) -> None:
-        for at, each in self._correlations().items():
+        for at, one in enumerate(one for sums in self._sums.values() for one in sums.all()):
             start = f"{at}/"
-            each.restore({name.removeprefix(start): one for name, one in state.items() if name.startswith(start)})
+            one.restore({name.removeprefix(start): part for name, part in state.items() if name.startswith(start)})
         for name in self._means:
             self._means[name] = [state[f"means/{name}"].numpy()]
             self._moments[name] = state[f"moments/{name}"].numpy()
         self._embeddings = [state["embedding"].numpy()] if "embedding" in state else []
-        self._blocks, self._images = int(state["blocks"]), int(state["images"])
-
-    def _correlations(self) -> dict[str, Correlation]:
-        """All that are summed up, by a name."""
-        assert self._within is not None
-        found = {"within": self._within}
-        for at, sums in enumerate(self._sums.values()):
-            parts = {"half": sums.halves, "shuffled": sums.shuffled}
-            found |= {f"{at}-{kind}{k}": each for kind, many in parts.items() for k, each in enumerate(many)}
-            found |= {f"{at}-{kind}": each for kind, each in sums.nulls.items()}
-        return found
+        self._blocks, self.images = int(state["blocks"]), int(state["images"])
 
     def _begin(self, maps: Mapping[str, list[Tensor]]) -> None:
-        """Sizes and centres, which the first block tells."""
+        """Sizes and centres, which the first block tells, and the parts of the tables."""
         self._units = {name: layers_of(each) for name, each in maps.items()}
         self._centres = {name: centres_of(each) for name, each in maps.items()}
-        self._check_size()
+        layers = {
+            member.name: [(layer, of[0]) for layer, of in zip(member.layers, self._units[member.name], strict=True)]
+            for member in self._members
+        }
+        self.parts = parts_of(layers, tables=4 + self._shuffles, room=self._room)
+        if len(self.parts) > 1:
+            say(f"Tables of all pairs of units in parts: pass {self._part + 1} of {len(self.parts)} over the images.")
         twins = {member.name for member in self._twins}
         for at, member in enumerate(self._members):
             if member.maps:
                 self._rotations[member.name] = rotations([of[0] for of in self._units[member.name]], (self._seed, at))
-        for one, other in combinations([member.name for member in self._members], 2):
-            sizes = self._units[one], self._units[other]
-            halves, shuffled = ([Correlation(*sizes) for _ in range(many)] for many in (2, self._shuffles))
-            sums = _Sums(halves, shuffled)
-            kinds = {"rotated": other in self._rotations, "untrained": other in twins}
-            sums.nulls = {kind: Correlation(*sizes) for kind, there in kinds.items() if there}
-            self._sums[one, other] = sums
-        first = self._units[self._members[0].name]
-        self._within = Correlation(first, first)
-
-    def _check_size(self) -> None:
-        """Refuse tables that this machine has no memory for."""
-        many = {member.name: sum(of[0] for of in self._units[member.name]) for member in self._members}
-        pairs = sum(many[one] * many[other] for one, other in combinations(many, 2))
-        need, there = 8 * pairs * (4 + self._shuffles), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if need > there / 2:
-            told = ", ".join(f"{name} {count:,}" for name, count in many.items())
-            raise DataError(
-                f"rosetta: tables of all pairs of units take {need / 2**30:,.0f} GiB, more than half of this machine's "
-                f"{there / 2**30:,.0f} GiB (units: {told}). Name fewer layers of the largest models: "
-                "rosetta.groups.NAME.layers."
-            )
+        for rows in self.parts[self._part]:
+            sizes = self._units[rows.one][rows.first : rows.last], self._units[rows.other]
+            if rows.one == rows.other:
+                self._sums[rows] = _Sums([Correlation(*sizes)])
+                continue
+            many = {"shuffled": self._shuffles}
+            many |= {"untrained": int(rows.other in twins), "rotated": int(rows.other in self._rotations)}
+            nulls = {kind: [Correlation(*sizes) for _ in range(count)] for kind, count in many.items() if count}
+            self._sums[rows] = _Sums([Correlation(*sizes) for _ in range(2)], nulls)
 
     def _rotated(self, name: str, maps: Sequence[Tensor]) -> Block:
         """The maps with the channels of each layer rotated, about their centres."""
@@ -336,23 +324,34 @@ class _Mining:
                         "Leave the layer out, or find out what makes them."
                     )
 
-    def found(self, k: int, rate: float, count: int) -> Mined:
-        """What the sums tell."""
+    def gather(self, gathered: dict[tuple[str, str], Gathered], k: int) -> None:
+        """Keep what is kept of this part's tables."""
+        for rows, sums in self._sums.items():
+            pair = rows.one, rows.other
+            of = gathered.setdefault(pair, Gathered(k, itself=rows.one != rows.other))
+            if rows.one == rows.other:
+                of.add(sums.halves[0])
+            else:
+                of.add(sums.halves[0] + sums.halves[1], sums.halves, sums.nulls)
+
+    def found(self, gathered: Mapping[tuple[str, str], Gathered], rate: float) -> Mined:
+        """What all parts tell."""
+        first = self._members[0].name
         matches, constant = {}, {}
-        for names, sums in self._sums.items():
-            whole = sums.halves[0] + sums.halves[1]
-            constant |= dict(zip(names, whole.constant(), strict=True))
-            matches[names] = _match(whole, sums, k, rate)
-        assert self._within is not None
+        for names, each in gathered.items():
+            if names != (first, first):
+                constant |= dict(zip(names, each.constant, strict=True))
+                matches[names] = each.match(rate)
         units = {}
         for member in self._members:
             sizes = zip(member.layers, self._units[member.name], strict=True)
             units[member.name] = [(layer, channel, grid) for layer, (many, grid) in sizes for channel in range(many)]
         means = {name: np.concatenate(parts) for name, parts in self._means.items()}
-        moments = {name: self._mean_and_deviation(name, count) for name in units}
+        moments = {name: self._mean_and_deviation(name, self.images) for name in units}
         mean, deviation = ({name: each[k] for name, each in moments.items()} for k in (0, 1))
         embedding = np.concatenate(self._embeddings) if self._embeddings else None
-        return Mined(units, matches, self._within.table(), means, constant, mean, deviation, count, embedding)
+        within = gathered[first, first].pairs
+        return Mined(units, matches, within, means, constant, mean, deviation, self.images, embedding)
 
     def _mean_and_deviation(self, name: str, images: int) -> Float64[np.ndarray, "2 unit"]:
         """Eq. 4.1, at the units' own sizes."""
@@ -370,20 +369,6 @@ def own_sums(block: Block, layers: Sequence[tuple[int, tuple[int, int]]]) -> Flo
     for grid, units in units_by_size(layers).items():
         found[:, units] = torch.stack(block.moments(grid, grid)).cpu().numpy()
     return found
-
-
-def _match(whole: Correlation, sums: _Sums, k: int, rate: float) -> Match:
-    table = whole.table()
-    pairs = paired(table, neighbours(table, k))
-    halves = np.stack([half.table()[pairs.a, pairs.b] for half in sums.halves])
-    nulls = {"shuffled": [_buddies(null.table(), k) for null in sums.shuffled]}
-    nulls |= {kind: [_buddies(null.table(), k)] for kind, null in sums.nulls.items()}
-    threshold = false_discovery_threshold(pairs.r, nulls["shuffled"], rate)
-    return Match(table, pairs, halves, threshold, nulls, assigned(table))
-
-
-def _buddies(table: Float64[np.ndarray, "unit_a unit_b"], k: int) -> Float64[np.ndarray, " pair"]:
-    return paired(table, neighbours(table, k)).r
 
 
 def _twin(name: str) -> str:

@@ -7,6 +7,7 @@ import torch
 from optogram.errors import ParamError
 from optogram.methods.rosetta.correlation import pearson
 from optogram.methods.rosetta.matching import (
+    Nearest,
     assigned,
     best_buddies,
     concepts,
@@ -38,7 +39,7 @@ def test_pairs_are_those_of_the_equation(k):
 
 def test_ranks_say_which_neighbour_each_is():
     r = np.array([[0.9, 0.8, 0.1], [0.7, 0.85, 0.2]])
-    found = paired(r, neighbours(r, 2))
+    found = paired(neighbours(r, 2))
     ranks = {(int(a), int(b)): (int(i), int(j)) for a, b, _, i, j in zip(*found, strict=True)}
     assert ranks == {(0, 0): (1, 1), (1, 1): (1, 1), (0, 1): (2, 2), (1, 0): (2, 2)}
 
@@ -50,7 +51,7 @@ def test_units_that_correlate_with_nothing_have_no_buddies():
 
 def test_a_model_with_itself_leaves_each_unit_to_the_others():
     r = np.array([[1.0, 0.9, 0.1], [0.9, 1.0, 0.2], [0.1, 0.2, 1.0]])
-    found = paired(r, neighbours(r, 1, itself=False))
+    found = paired(neighbours(r, 1, itself=False))
     assert {(int(a), int(b)) for a, b in zip(found.a, found.b, strict=True)} == {(0, 1), (1, 0)}
 
 
@@ -68,7 +69,7 @@ def test_independent_units_have_no_pair_at_the_threshold(seed):
     a, b = (torch.randn(64, 60, 4, 4, generator=generator) for _ in range(2))
     shuffles = [torch.randperm(64, generator=generator) for _ in range(4)]
     real, *nulls = (pearson([([a], [maps])]) for maps in (b, *(b[order] for order in shuffles)))
-    real_pairs, *null_pairs = (paired(r, neighbours(r, 5)).r for r in (real, *nulls))
+    real_pairs, *null_pairs = (paired(neighbours(r, 5)).r for r in (real, *nulls))
     threshold = false_discovery_threshold(real_pairs, null_pairs)
     assert not (real_pairs >= threshold).any()
 
@@ -79,9 +80,7 @@ def test_planted_pairs_are_at_the_threshold():
     b[:, :40] += 2 * a[:, 20:]
     shuffles = [torch.randperm(64, generator=generator) for _ in range(4)]
     real, *nulls = (pearson([([a], [maps])]) for maps in (b, *(b[order] for order in shuffles)))
-    threshold = false_discovery_threshold(
-        paired(real, neighbours(real, 5)).r, [paired(r, neighbours(r, 5)).r for r in nulls]
-    )
+    threshold = false_discovery_threshold(paired(neighbours(real, 5)).r, [paired(neighbours(r, 5)).r for r in nulls])
     found = best_buddies(real, 5, least=threshold)
     assert dict(found.tolist()) == {unit: unit - 20 for unit in range(20, 60)}
 
@@ -109,3 +108,14 @@ def test_concepts_are_components():
 def test_a_k_below_one_is_refused():
     with pytest.raises(ParamError, match="k = 0"):
         best_buddies(np.eye(2), 0)
+
+
+@pytest.mark.parametrize("itself", [True, False])
+@pytest.mark.parametrize("cuts", [(3, 9), (1, 2, 11), (5,)])
+def test_blocks_of_rows_have_the_nearest_of_the_whole(cuts, itself):
+    r = np.random.default_rng(0).integers(-3, 9, (12, 12)) / 10  # many are equal
+    whole, nearest = neighbours(r, 4, itself=itself), Nearest(4, itself=itself)
+    for start, stop in zip((0, *cuts), (*cuts, 12), strict=True):
+        nearest.add(r[start:stop])
+    for one, other in zip(whole, nearest.found(), strict=True):
+        np.testing.assert_array_equal(one, other)

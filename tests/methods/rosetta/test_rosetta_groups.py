@@ -13,7 +13,7 @@ from optogram.data.scenes import Scenes
 from optogram.errors import DataError, ParamError
 from optogram.methods.rosetta.dictionary import headline
 from optogram.methods.rosetta.groups import LABELS, Drawn, Stored, rosetta
-from optogram.methods.rosetta.mining import Images, Kept, Member, mine, rotations
+from optogram.methods.rosetta.mining import Images, Member, mine, rotations
 
 SETTINGS = {"k": 3, "rate": 0.05, "shuffles": 2, "alike": 0.9, "seed": 0}
 
@@ -109,7 +109,7 @@ def test_batches_change_no_byte(scenes, batch):
                 given["b"] = torch.cat([features(1, 4, 4)(image[None])[0] for image in part])
                 yield Images(part, {name: [maps] for name, maps in given.items()})
 
-        return mine(batches(), [Member("a", ("x",)), Member("b", ("y",))], k=3, seed=0).matches["a", "b"]
+        return mine(lambda first: batches(), [Member("a", ("x",)), Member("b", ("y",))], k=3, seed=0).matches["a", "b"]
 
     one, other = mined(batch), mined(32)
     assert one.correlation.tobytes() == other.correlation.tobytes()
@@ -124,7 +124,7 @@ def test_what_was_cut_off_goes_on_to_the_same_bytes(scenes, tmp_path, cut):
     a = Member("a", ("x",), features(0), features(9))
     b = Member("b", ("y",), features(1, 4, 4), features(8, 4, 4))
 
-    def images(first=0, until=5):
+    def images(first, until=5):
         for start in range(first, 160, 32):
             if start == 32 * until:
                 raise KeyboardInterrupt
@@ -132,12 +132,11 @@ def test_what_was_cut_off_goes_on_to_the_same_bytes(scenes, tmp_path, cut):
             part = pixels[start : start + 32]
             yield Images(part, {}, part[:, 0, 0].astype(np.float32))
 
-    whole = mine(images(), [a, b], k=3, seed=0)
-    kept = Kept(tmp_path, images, seconds=0)
+    whole, kept = mine(images, [a, b], k=3, seed=0), {"scratch": tmp_path, "save_seconds": 0}
     with pytest.raises(KeyboardInterrupt):
-        mine(images(until=cut), [a, b], k=3, seed=0, kept=kept)
+        mine(lambda first: images(first, cut), [a, b], k=3, seed=0, **kept)
     drawn.clear()
-    again = mine(images(), [a, b], k=3, seed=0, kept=kept)
+    again = mine(images, [a, b], k=3, seed=0, **kept)
     assert drawn == [0, *range(32 * cut, 160, 32)]
     one, other = whole.matches["a", "b"], again.matches["a", "b"]
     for name in ("correlation", "halves", "assigned"):
@@ -146,16 +145,15 @@ def test_what_was_cut_off_goes_on_to_the_same_bytes(scenes, tmp_path, cut):
         assert [r.tobytes() for r in one.nulls[kind]] == [r.tobytes() for r in other.nulls[kind]]
     for name in ("means", "constant", "mean", "deviation"):
         assert all(getattr(whole, name)[m].tobytes() == getattr(again, name)[m].tobytes() for m in "ab")
-    assert whole.within.tobytes() == again.within.tobytes()
+    assert all(x.tobytes() == y.tobytes() for x, y in zip(whole.within, again.within, strict=True))
     assert whole.embedding.tobytes() == again.embedding.tobytes() == pixels[:, 0, 0].astype(np.float32).tobytes()
     assert whole.images == again.images == 160
 
 
 def test_damaged_sums_are_said_and_passed_over(scenes, tmp_path, capsys):
     a, b = Member("a", ("x",), features(0)), Member("b", ("y",), features(1))
-    kept = Kept(tmp_path, lambda first: iter([]), seconds=0)
-    kept.file.write_bytes(b"cut")
-    found = mine([Images(scenes.pixels.values[:64], {})], [a, b], seed=0, kept=kept)
+    (tmp_path / "sums-0.safetensors").write_bytes(b"cut")
+    found = mine(lambda first: [Images(scenes.pixels.values[:64], {})], [a, b], seed=0, scratch=tmp_path)
     assert found.images == 64
     assert "is damaged" in capsys.readouterr().err
 
@@ -210,7 +208,7 @@ def test_means_and_deviations_are_those_of_the_equation(scenes):
         return [features(0)(pixels)[0] + 300, features(1, 4, 4)(pixels)[0]]
 
     images = Images(scenes.pixels.values[:100], {})
-    found = mine([images], [Member("a", ("x", "y"), far), Member("b", ("z",), features(2))], seed=0)
+    found = mine(lambda first: [images], [Member("a", ("x", "y"), far), Member("b", ("z",), features(2))], seed=0)
     columns = [layer.double().movedim(1, 0).flatten(1) for layer in far(images.pixels)]
     np.testing.assert_allclose(found.mean["a"], torch.cat([each.mean(1) for each in columns]), rtol=1e-5)
     np.testing.assert_allclose(found.deviation["a"], torch.cat([each.std(1) for each in columns]), rtol=1e-4)
@@ -239,14 +237,49 @@ def test_bad_input_is_named(scenes):
     with pytest.raises(DataError, match="channel 2 of layer 'y' of b has values that are not finite"):
         rosetta(source, [a, Member("b", ("y",), broken), *source.own], **SETTINGS)
     with pytest.raises(DataError, match="there are 20 images"):
-        mine([Images(scenes.pixels.values[:20], {})], [a, b], seed=0)
+        mine(lambda first: [Images(scenes.pixels.values[:20], {})], [a, b], seed=0)
+
+
+@pytest.mark.parametrize("room", [1600, 2400, 6000])
+def test_tables_in_parts_give_the_same_pairs(scenes, room, tmp_path, capsys):
+    def two_layers(seed):
+        return lambda pixels: [*features(seed)(pixels), *features(seed + 50, 4, 4)(pixels)]
+
+    def images(first):
+        for start in range(first, 160, 32):
+            yield Images(scenes.pixels.values[start : start + 32], {})
+
+    a = Member("a", ("x", "y"), two_layers(0), two_layers(9))
+    b, c = (Member(name, ("z",), features(seed, 4, 4), features(seed + 7, 4, 4)) for name, seed in (("b", 1), ("c", 2)))
+    whole = mine(images, [a, b, c], k=3, seed=0)
+    parts = mine(images, [a, b, c], k=3, seed=0, memory=room, scratch=tmp_path, save_seconds=0)
+    assert "pass 2 of" in capsys.readouterr().err
+    assert len([*tmp_path.glob("sums-*.safetensors")]) > 1
+    again = mine(images, [a, b, c], k=3, seed=0, memory=room, scratch=tmp_path)
+    for found in (parts, again):
+        for pair, match in whole.matches.items():
+            other = found.matches[pair]
+            for one, two in zip(match.pairs, other.pairs, strict=True):
+                np.testing.assert_array_equal(one, two)
+            np.testing.assert_array_equal(match.halves, other.halves)
+            assert match.threshold == other.threshold
+            for kind in match.nulls:
+                for one, two in zip(match.nulls[kind], other.nulls[kind], strict=True):
+                    np.testing.assert_array_equal(one, two)
+        for one, two in zip(whole.within, found.within, strict=True):
+            np.testing.assert_array_equal(one, two)
+        for name in "abc":
+            np.testing.assert_array_equal(whole.mean[name], found.mean[name])
+            np.testing.assert_array_equal(whole.constant[name], found.constant[name])
+    assert whole.matches["a", "b"].assigned is not None
+    assert all(match.correlation is not None for match in whole.matches.values())
 
 
 def test_tables_that_do_not_fit_are_refused_before_they_are_made(scenes, monkeypatch):
     monkeypatch.setattr("optogram.methods.rosetta.mining.os.sysconf", lambda name: 64)
     members = [Member("a", ("x",), features(0)), Member("b", ("y",), features(1))]
     with pytest.raises(DataError, match=r"(?s)tables of all pairs.*\(units: a 6, b 6\)\. Name fewer layers"):
-        mine([Images(scenes.pixels.values[:64], {})], members, seed=0)
+        mine(lambda first: [Images(scenes.pixels.values[:64], {})], members, seed=0)
 
 
 def test_a_model_that_is_constant_shares_nothing(scenes):

@@ -20,8 +20,8 @@ HOSTILE = '<script>alert("unit")</script>'
 
 
 def match(r, threshold, nulls):
-    pairs = paired(r, neighbours(r, 2))
-    return Match(r, pairs, np.stack([pairs.r, pairs.r - 0.1]), threshold, nulls, np.stack([pairs.a, pairs.b], 1))
+    pairs = paired(neighbours(r, 2))
+    return Match(pairs, np.stack([pairs.r, pairs.r - 0.1]), threshold, nulls, r, pairs.r)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def group():
     within = np.array([[1, 0.8, 0], [0.8, 1, 0], [0, 0, 1.0]])
     means = {name: np.random.default_rng(0).random((60, len(of))).astype(np.float32) for name, of in units.items()}
     constant = {name: np.zeros(len(of), bool) for name, of in units.items()}
-    mined = Mined(units, matches, within, means, constant, constant, constant, 60)
+    mined = Mined(units, matches, paired(neighbours(within, 2, itself=False)), means, constant, constant, constant, 60)
 
     def maps(pixels):
         return [torch.rand(len(pixels), 3, 4, 4, generator=torch.Generator().manual_seed(1))]
@@ -51,7 +51,7 @@ def group():
     members = [Member(name, (f"layer of {name}",), maps) for name in units]
     said = {"a": ["red", "red", ""], "b": ["red", "blue"], "c": [HOSTILE, ""]}
     names = {"labels": {n: Names(v, ["colour" if x else "" for x in v], np.ones(len(v))) for n, v in said.items()}}
-    found = dictionary(mined, members, k=2, alike=0.7, names=names)
+    found = dictionary(mined, members, alike=0.7, names=names)
     pixels = np.random.default_rng(0).integers(0, 256, (60, 64, 64, 3), np.uint8)
     return found.merge(pictures(found, mined, members, lambda rows: Images(pixels[rows], {}), shown=5, images=3))
 
