@@ -33,7 +33,11 @@ DOCUMENT = ROOT / "docs/findings.md"
 FRESH = ROOT / "benchmarks/zero_shot.json"
 KINDS = ("ablation", "textspan", "roles", "neuron_ablation", "concepts", "adversarial", "spurious", "segmentation")
 VISUAL = ("visual_scores", "reference_sets")
+DRAWN = ("samples", "drawn", "fidelity", "round_trip")
+SHARED = ("rosetta", "rosetta_inversion", "rosetta_edits")
 SECTIONS = ("ablation", "textspan", "roles", "neurons", "adversarial", "spurious", "segmentation")
+# of models that draw, and of models that are matched
+JOINT = ("generative", "rosetta")
 DECLARED = {section.key: section for section in sections()}
 # in which section of the document a tile stands, where that is not its own
 TILES = {"accuracy": "ablation", "concepts": "neurons"}
@@ -48,11 +52,16 @@ def found_in(artifacts: Path) -> Context:
     """The findings of a run. Raises ArtifactError where there are none."""
     if not (artifacts / "images" / "eval").is_dir():
         raise ArtifactError(f"{artifacts}/images/eval is not here: `dvc repro` makes the findings, then ask again.")
-    models, scored = (sorted(p.name for p in (artifacts / kind).glob("*")) for kind in ("ablation", "visual_scores"))
+    models, scored, drawing, matched = (
+        sorted(p.name for p in (artifacts / kind).glob("[!.]*"))
+        for kind in ("ablation", "visual_scores", "drawn", "rosetta")
+    )
     findings = collect(
         {"eval": read(artifacts / "images" / "eval")},
         {name: dict(parts_of(artifacts, KINDS, name)) for name in models},
         {name: dict(parts_of(artifacts, VISUAL, name)) for name in scored},
+        {name: dict(parts_of(artifacts, DRAWN, name)) for name in drawing},
+        {name: dict(parts_of(artifacts, SHARED, name)) for name in matched},
     )
     return Context(findings, Thumbnails(findings.images))
 
@@ -142,6 +151,18 @@ def visual(context: Context, heading: str = "##") -> Iterator[str]:
             yield f"\n{printed(set_table(sets))}"
 
 
+def joint(context: Context, name: str, value: str = "{}") -> tuple[list[str], list[str]]:
+    """Tiles and tables on models that draw, or that are matched."""
+    section = DECLARED[name]
+    lines, tables = list[str](), list[str]()
+    for model in section.models(context.findings):
+        panel = section.build(context, model)
+        tiles = [*section.tiles(context, model), *panel.tiles]
+        lines += [line(f"{model.name}, {tile.title}", value.format(tile.value), tile.beside) for tile in tiles]
+        tables += [f"\n{model.name}: {printed(table)}" for table in panel.tables]
+    return lines, tables
+
+
 def fresh() -> str:
     """Zero-shot accuracy on fresh scenes, as `python -m benchmarks.zero_shot` has measured it."""
     found = json.loads(FRESH.read_text())
@@ -168,16 +189,26 @@ def document_parts(context: Context) -> dict[str, str]:
             tables = [*panel.tables, *more, *(table for table in panel.folded if UNFOLDED.match(table.caption))]
             found[f"{name} lines"] += [*heads, *(lines or [panel.skipped or panel.says]), ""]
             found[f"{name} tables"] += [*heads, *map(printed, tables)]
+    for name in JOINT:
+        found[f"{name} lines"], found[f"{name} tables"] = joint(context, name, "**{}**")
     found["visual lines"], found["visual tables"] = visual_lines(context, "**{}**"), list(visual(context, "###"))
     return {mark: "\n".join(parts).strip("\n") for mark, parts in found.items()} | {"fresh tables": fresh().strip("\n")}
 
 
-def write(context: Context) -> None:
-    """Rewrite what stands between the marks of the document. Raises ParamError for a mark that nothing fills."""
+def write(context: Context, asked: list[str]) -> None:
+    """Rewrite what stands between the document's marks, of the sections that are asked for, or of all.
+
+    Raises ParamError for a mark that nothing fills.
+    """
     parts, text = document_parts(context), DOCUMENT.read_text()
     if unknown := [mark for _, mark, _ in MARK.findall(text) if mark not in parts]:
         raise ParamError(f"docs/findings.md has the mark {unknown[0]!r}; there are {', '.join(parts)}.")
-    DOCUMENT.write_text(MARK.sub(lambda of: f"{of[1]}\n{parts[of[2]]}\n\n{of[3]}", text))
+
+    def filled(of: re.Match[str]) -> str:
+        kept = asked and of[2].split()[0] not in asked
+        return of[0] if kept else f"{of[1]}\n{parts[of[2]]}\n\n{of[3]}"
+
+    DOCUMENT.write_text(MARK.sub(filled, text))
 
 
 def main(argv: list[str]) -> None:
@@ -186,22 +217,23 @@ def main(argv: list[str]) -> None:
     Raises ParamError for an unknown section, ArtifactError where there are no findings.
     """
     parser = argparse.ArgumentParser("python -m benchmarks.findings", description="The run's findings as text.")
-    parser.add_argument("sections", nargs="*", help=f"{', '.join(SECTIONS)}, visual; all by default")
+    parser.add_argument("sections", nargs="*", help=f"{', '.join([*SECTIONS, *JOINT])}, visual; all by default")
     parser.add_argument("--write", action="store_true", help="put them into docs/findings.md instead")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="folder of a run's artifacts")
     args = parser.parse_args(argv)
-    known = [*SECTIONS, "visual"]
+    known = [*SECTIONS, *JOINT, "visual"]
     for name in args.sections:
         if name not in known:
             raise ParamError(f"no section {name!r}; there are {', '.join(known)}.{nearest(name, known)}")
-    if args.write and args.sections:
-        raise ParamError("--write rewrites all sections of docs/findings.md; name none.")
     context = found_in(args.artifacts)
     if args.write:
-        write(context)
+        write(context, args.sections)
         return
     for model in context.findings.models:
         print("\n".join(report(context, model, args.sections)))
+    for name in JOINT:
+        if not args.sections or name in args.sections:
+            print(f"\n## {name}\n\n" + "\n".join([*(each := joint(context, name))[0], *each[1]]))
     if args.sections and "visual" not in args.sections:
         return
     print("\n".join([*([] if args.sections else visual_lines(context)), *visual(context)]))
