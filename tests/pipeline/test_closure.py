@@ -205,7 +205,11 @@ def test_no_param_hides_a_key_that_dvc_s_run_cache_ignores(name):
         assert not keys(value) & {"size", "nfiles"}, f"{name}: list the keys of {param} one by one"
 
 
-SHIPPED = ("train_clip@demo", *(f"train_classifier@{name}" for name in ("resnet", "vit", "resnet_biased")))
+SHIPPED = (
+    "train_clip@demo",
+    *(f"train_classifier@{name}" for name in ("resnet", "vit", "resnet_biased")),
+    *("train_judge@judge", "train_diffusion@prior", "train_gan@gan"),
+)
 
 
 @pytest.mark.parametrize("stage", [*SHIPPED, "scenes@train", "scenes@train_biased"])
