@@ -48,12 +48,11 @@ def main(door: Doorway) -> None:
     denoisers = {}
     if group.diffusion is not None:
         diffusion = load_diffusion(str(door.folder("diffusions", group.diffusion)), device=device)
-        blocks = group.layers.get(group.diffusion)
-        denoisers[group.diffusion] = DenoiserUnits(diffusion, tuple(group.times), seed, blocks)
+        units = DenoiserUnits(diffusion, tuple(group.times), seed, group.layers.get(group.diffusion))
+        denoisers = {group.diffusion: units}
     clip = load_clip(door.folder("models", options.clip), device) if options.clip else None
     members = members_of(source, folders, group.layers, seed=seed, denoisers=denoisers, device=device)
-    title = f"Units that {door.args.group} share"
-    with door.scratch(f"{title}: sums") as scratch, counted(f"Units of {door.args.group}", "images") as tell:
+    with door.scratch("Sums of shared units") as scratch, counted(f"Units of {door.args.group}", "images") as tell:
         found = rosetta(
             source,
             members,
@@ -63,19 +62,19 @@ def main(door: Doorway) -> None:
             texts=(clip, embed_pool(clip, door.open("texts").load())) if clip else None,
             progress=lambda done, total: tell(done, total, float("nan")),
         )
-        door.write(found, title)
+        door.write(found, f"Units that {door.args.group} share")
     door.write_metrics(headline(found).columns())
 
 
 def source_of(door: Doorway, group: RosettaGroup) -> Source:
     """The images of a group."""
-    seed, device = door.params.seed, door.params.device
+    device = door.params.device
     if group.generator is None:
-        return Stored(door.open("images"), group.images, seed)
+        return Stored(door.open("images"), group.images, door.params.seed)
     judge = load_judge(door.folder("judges", group.judge), device) if group.judge else None
     generator = load_generator(str(door.folder("generators", group.generator)), device=device)
     generator = generator.with_layers(group.layers.get(group.generator))
-    return Drawn(group.generator, generator, image_seeds(seed, group.images), judge)
+    return Drawn(group.generator, generator, image_seeds(door.params.seed, group.images), judge)
 
 
 if __name__ == "__main__":

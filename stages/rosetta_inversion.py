@@ -13,7 +13,7 @@ from optogram.models.judging.judge import load_judge
 from optogram.models.units import load_units
 from optogram.params.rosetta import Rosetta, RosettaInversion
 from optogram.pipeline.stage import Input, Stage
-from optogram.progress import counted, say
+from optogram.progress import counted
 from stages.doorway import Doorway, Skipped, run, through
 
 STAGE = Stage(
@@ -51,8 +51,6 @@ def main(door: Doorway) -> None:
     images, looking = door.open("images"), {name: door.folder("models", name) for name in group.models}
     pixels = at_its_size(images["pixels"].isel(image=slice(options.images)).values, generator)
     side = pixels.shape[1]
-    if images.sizes["y"] != side:
-        say(f"Images of {images.sizes['y']} x {images.sizes['x']} pixels are inverted at {side} x {side}.")
     members = models_of(looking, group.layers, side=side, device=device)
     eyes = load_units(door.folder("models", options.eyes), side=side, device=device) if options.eyes else None
     weights = (options.matched, options.regular, options.reconstructed)

@@ -16,6 +16,7 @@ from optogram.metrics.headline import Headline
 from optogram.metrics.pictures import perceived, perceptual, psnr, ssim
 from optogram.models.generative.generators import Generator
 from optogram.models.generative.sampling import to_pixels
+from optogram.progress import say
 
 Looking = Callable[[UInt8[np.ndarray, "image y x rgb"]], Sequence[Float[Tensor, "image _channel _y _x"]]]
 PLAIN, ALL, PERMUTED = "without units", "all models", "permuted pairs"
@@ -25,10 +26,12 @@ Pair = tuple[tuple[int, int], tuple[int, int]]
 def at_its_size(
     pixels: UInt8[np.ndarray, "image y x rgb"], generator: Generator
 ) -> UInt8[np.ndarray, "image _y _x rgb"]:
-    """Images at the size that a generator draws, resized bilinearly with antialiasing; as they are if it is theirs."""
-    size = generator.images(generator.latents([0]), batch=1).shape[2:]
-    if pixels.shape[1:3] == tuple(size):
+    """Images at the size that a generator draws: resized bilinearly with antialiasing, and so said, or as they are."""
+    size = tuple(generator.images(generator.latents([0]), batch=1).shape[2:])
+    if pixels.shape[1:3] == size:
         return pixels
+    said = [" x ".join(map(str, each)) for each in (pixels.shape[1:3], size)]
+    say(f"Images of {said[0]} pixels are inverted at {said[1]}.")
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     return to_pixels(nn.functional.interpolate(images, size, mode="bilinear", antialias=True), "resizing")
 
