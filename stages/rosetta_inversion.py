@@ -61,10 +61,10 @@ def main(door: Doorway) -> None:
         told: Any = {"permutation": seed, "progress": lambda done, total: tell(done, total, float("nan"))}
         watch = eyes.watch if eyes and options.loss == "perceptual" else None
         inverted = reconstructions(*given, eyes=eyes.maps if eyes else None, watch=watch, **told)
-    if min(options.alone, found.sizes["concept"]) > 1:
-        with counted("Units alone", "steps") as tell:
-            given = (generator, found, members, pixels, image_seeds(seed, options.latents), inversion)
-            inverted = inverted.merge(single_units(*given, count=options.alone, progress=told["progress"]))
+    with counted("Units alone", "steps") as tell:
+        given = (generator, found, members, pixels, image_seeds(seed, options.latents), inversion)
+        alone = single_units(*given, count=options.alone, progress=told["progress"])
+        inverted = inverted if alone is None else inverted.merge(alone)
     scenes = with_one_object(images, options.images)
     if group.judge is not None and scenes is not None:
         judge, starts = load_judge(door.folder("judges", group.judge), device), seeds[: scenes.sizes["image"]]

@@ -75,7 +75,7 @@ class DiffusionTraining(Section):
     codec: PatchCodec = PatchCodec()
     steps: PositiveInt = Field(default=12_500, description="each of `batch` images")
     batch: Annotated[int, Field(ge=2)] = 48
-    learning_rate: float = Field(default=1e-3, gt=0, lt=1, description="of biases, norms, the first and last layer")
+    learning_rate: float = Field(default=1e-3, gt=0, lt=1, description="of biases, norms and the first and last layers")
     matrix_rate: float = Field(default=3e-3, gt=0, lt=1, description="of all other weights, which Muon descends")
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: int = Field(default=200, ge=0)

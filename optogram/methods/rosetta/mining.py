@@ -1,13 +1,14 @@
 """Methods, rosetta: mines the units that several models share, and as many times what chance gives, in one pass.
 
-Every model sees an image once, whatever it is compared with. Beside the correlations themselves, those of three null
-models are summed up: the images of the second model shuffled against those of the first, the channels of each of its
-layers rotated, and its weights as they were before training.
+Every model sees an image once a pass, whatever it is compared with. Beside the correlations themselves, those of three
+null models are summed up: the images of the second model shuffled against those of the first, the channels of each of
+its layers rotated, and its weights as they were before training.
 
 Tables of all pairs that do not fit into memory are made in parts: layers of the one model with the whole of the other,
 a pass over the images each. Of a part nothing is kept but the nearest units of each unit, in both directions.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from optogram.errors import DataError
@@ -75,19 +76,29 @@ class Kept:
         """The file, whole or not there."""
         return self.folder / f"sums-{self.part}.safetensors"
 
-    def write(self, sums: Mapping[str, Tensor]) -> None:
-        """Put these sums in place of those before."""
+    def write(self, sums: Mapping[str, Tensor], identity: str) -> None:
+        """Put these sums in place of those before; identity: of what. That it cannot be written is said."""
         part = self.file.with_suffix(".part")
-        save_file({name: one.contiguous() for name, one in sums.items()}, part)
-        part.replace(self.file)
-
-    def read(self) -> dict[str, Tensor]:
-        """The sums; empty where there are none, or where the file is damaged."""
         try:
-            return load_file(self.file) if self.file.exists() else {}
-        except SafetensorError as error:
-            say(f"{self.file} is damaged ({error}) and passed over: all images are taken anew.")
+            save_file({name: one.contiguous() for name, one in sums.items()}, part, {"identity": identity})
+            part.replace(self.file)
+        except (OSError, SafetensorError) as error:
+            part.unlink(missing_ok=True)
+            say(f"{self.file} could not be written ({error}): a run that is cut off takes more images anew.")
+
+    def read(self, identity: str) -> dict[str, Tensor]:
+        """The sums; empty where there are none, or, which is said, where they are damaged or another run's."""
+        if not self.file.exists():
             return {}
+        try:
+            with safe_open(self.file, "pt") as file:
+                if (file.metadata() or {}).get("identity") == identity:
+                    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            why = "is of other models, another seed or other parts"
+        except SafetensorError as error:
+            why = f"is damaged ({error})"
+        say(f"{self.file} {why}, and passed over: all images are taken anew.")
+        return {}
 
 
 @dataclass(frozen=True)
@@ -170,11 +181,11 @@ def _pass(mining: "_Mining", batches: Callable[[int], Iterable[Images]], kept: K
         saved = False
         if kept is not None and time.monotonic() >= due:
             began = time.monotonic()
-            kept.write(mining.state())
+            kept.write(mining.state(), mining.identity)
             wait = max(save_seconds, 10 * (time.monotonic() - began)) if save_seconds else 0
             due, saved = time.monotonic() + wait, True
     if kept is not None and not saved and len(mining.parts) > 1:
-        kept.write(mining.state())
+        kept.write(mining.state(), mining.identity)
     return mining.images
 
 
@@ -213,8 +224,6 @@ class _Mining:
     def add(self, maps: Mapping[str, list[Tensor]]) -> None:
         """Take in a block of images."""
         self._check(maps)
-        if not self._units:
-            self._begin(maps)
         blocks = {name: Block(each, self._centres[name]) for name, each in maps.items()}
         names = [member.name for member in self._members]
         for name in names:
@@ -249,15 +258,23 @@ class _Mining:
         """The blocks that are not among the sums of a file, whose sums are taken up."""
         blocks = self.blocks(batches(0))
         first = next(blocks, None)
-        state = kept.read() if kept is not None and first is not None else {}
-        if first is None or not state:
-            yield from [] if first is None else [first]
-            yield from blocks
+        if first is None:
             return
         self._check(first)
         self._begin(first)
+        state = kept.read(self.identity) if kept is not None else {}
+        if not state:
+            yield first
+            yield from blocks
+            return
         self._restore(state)
         yield from self.blocks(batches(self.images))
+
+    @property
+    def identity(self) -> str:
+        """What the sums are of."""
+        said = [[(member.name, *member.layers) for member in self._members], self._units, self._shuffles, self._seed]
+        return json.dumps([*said, self.parts])
 
     def state(self) -> dict[str, Tensor]:
         """All that was summed up and noted so far."""
@@ -328,11 +345,14 @@ class _Mining:
         """Keep what is kept of this part's tables."""
         for rows, sums in self._sums.items():
             pair = rows.one, rows.other
-            of = gathered.setdefault(pair, Gathered(k, itself=rows.one != rows.other))
+            # labels, whose maps come with the images, are few
+            few = len(self.parts) == 1 or not next(one for one in self._members if one.name == rows.other).maps
+            of = gathered.setdefault(pair, Gathered(k, itself=rows.one != rows.other, whole=few))
             if rows.one == rows.other:
                 of.add(sums.halves[0])
             else:
                 of.add(sums.halves[0] + sums.halves[1], sums.halves, sums.nulls)
+        self._sums.clear()
 
     def found(self, gathered: Mapping[tuple[str, str], Gathered], rate: float) -> Mined:
         """What all parts tell."""

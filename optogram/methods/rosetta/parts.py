@@ -74,11 +74,11 @@ def parts_of(layers: Mapping[str, Sequence[tuple[str, int]]], *, tables: int, ro
 class Gathered:
     """What is kept of the tables of two models, part by part, the first rows first.
 
-    itself: False for a model with itself.
+    itself: False for a model with itself. whole: whether a table that comes as one part is kept as it is.
     """
 
-    def __init__(self, k: int, *, itself: bool = True) -> None:
-        self._k, self._nearest = k, Nearest(k, itself=itself)
+    def __init__(self, k: int, *, itself: bool = True, whole: bool = True) -> None:
+        self._k, self._nearest, self._whole = k, Nearest(k, itself=itself), whole and itself
         self._halves: list[np.ndarray] = []
         self._nulls: dict[str, list[Nearest]] = {}
         self._tables: list[np.ndarray] = []
@@ -98,8 +98,7 @@ class Gathered:
             for one, null in zip(nearest, each, strict=True):
                 one.add(null.table())
         self._constant.append(whole.constant())
-        # that of a single part is all there is
-        self._tables = [] if self._tables or len(self._constant) > 1 else [table]
+        self._tables = [table] if self._whole and len(self._constant) == 1 else []
 
     @property
     def constant(self) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,6 @@ import xarray as xr
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from optogram.errors import DataError
 from optogram.methods.rosetta.inversion import Inversion, Moments, Targets, invert, similarity, targets_of
 from optogram.methods.rosetta.mining import Member
 from optogram.methods.rosetta.reconstruction import moments_of, units_of
@@ -45,11 +44,12 @@ def single_units(
     *,
     count: int,
     progress: Callable[[int, int], None] | None = None,
-) -> xr.Dataset:
+) -> xr.Dataset | None:
     """Pictures in which one unit of the generator is active where its partner is in an image (eq. 4.5 of one pair).
 
-    found: rosetta/<group>, whose first `count` concepts are drawn. pixels: the image of a concept is the one of these
-    in which the partner of its first unit is strongest. seeds: of the latents that each concept is drawn from.
+    found: rosetta/<group>, whose first `count` concepts with different partners are drawn. pixels: the image of a
+    concept is the one of these in which the partner of its first unit is strongest. seeds: of the latents that each
+    concept is drawn from.
 
     Returns a Dataset with the dims `alone` (a concept), `goal` (`GOALS`) and `latent`:
     - `alone_concept` (alone) int64, its number; `alone_model` (alone), the model of the partner; `alone_image` (alone)
@@ -58,7 +58,7 @@ def single_units(
       unit's map and the partner's (eq. 4.6). The last goal is the control: as many steps towards the map of the next
       concept's partner, in that one's image.
 
-    Raises DataError for fewer than two concepts.
+    None if fewer than two concepts have partners of their own, one of which could be the control of the other.
     """
     first = str(found["model"].values[0])
     own, theirs = moments_of(found, first), {member.name: moments_of(found, member.name) for member in members}
@@ -66,7 +66,7 @@ def single_units(
         maps = {member.name: list(member.maps(pixels)) for member in members if member.maps}
     cases = _cases(found, maps, count)
     if len(cases) < 2:
-        raise DataError("fewer than two concepts have partners: none can be the control of another")
+        return None
     each, following = len(seeds), [*cases[1:], cases[0]]
 
     def targets(pairs: Sequence[tuple[_Case, _Case]]) -> dict[str, Tensor]:
@@ -107,6 +107,8 @@ def _cases(found: xr.Dataset, maps: Mapping[str, Sequence[Tensor]], count: int) 
             continue
         best = max(near, key=lambda column: r[concept, column])
         layer, channel = place[names[best]][int(unit[concept, best])]
+        if any(case.model == names[best] and case.partner == (layer, channel) for case in cases):
+            continue  # of two concepts with one partner, neither is a control of the other
         own = place[names[0]][int(unit[concept, 0])]
         image = int(maps[names[best]][layer][:, channel].amax((1, 2)).argmax())
         cases.append(_Case(concept, own, names[best], (layer, channel), image))

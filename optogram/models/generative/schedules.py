@@ -123,7 +123,7 @@ class Schedule:
         return noise - clean if self.flow else alpha * noise - sigma * clean
 
     def parts(self, z: Tensor, prediction: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
-        """The clean latents and the noise that a prediction says `z` is mixed of."""
+        """The clean latents and the noise that a prediction says `z` is mixed of; of images, where there is noise."""
         if self.prediction == "epsilon":
             return (z - sigma * prediction) / alpha, prediction
         if self.prediction == "sample":

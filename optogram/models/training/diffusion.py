@@ -48,8 +48,9 @@ STEEPEST = 4.0
 class DiffusionOptions:
     """How a diffusion model is trained.
 
-    learning_rate: of AdamW, for biases, norms, the first and the last layer. matrix_rate: of Muon, for all other
-    weights (Jordan et al. 2024), scaled to the size of AdamW's steps (Liu et al. 2025).
+    learning_rate: of AdamW, for biases, norms, the first and the last layer, and what takes the text's mean state.
+    matrix_rate: of Muon, for all other weights (Jordan et al. 2024), scaled to the size of AdamW's steps (Liu et al.
+    2025); it rounds to bfloat16 whatever `bfloat16` is.
     widths: channels of the UNet's levels, the last with attention. layers: residual blocks a level.
     unconditional: share of the images that are learned without their caption, for guidance without a classifier.
     average: decay of the moving average that is kept of the weights. bfloat16: products in bfloat16 on a processor too,

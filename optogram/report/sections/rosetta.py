@@ -20,9 +20,9 @@ KIND, INVERSION, EDITS = "rosetta", "rosetta_inversion", "rosetta_edits"
 ROWS = 8
 """Concepts in the section; each has a page besides."""
 ALONE = (
-    "Latents are changed until this one unit is active where its partner is in the image: what all pictures of a row "
-    "have in common is what the unit stands for. The last row is the control, led as far by the map of another "
-    "concept. Numbers are the similarity to the first map (eq. 4.6), which is larger if the unit can be led."
+    "Latents are changed until this one unit is active where its partner is in the image. What the pictures of its "
+    "partner's map have in common, and the control has not, is what the unit stands for. The control, the last row, is "
+    "led as far by the map of another concept. Numbers are the similarity to the first map (eq. 4.6)."
 )
 
 
@@ -120,7 +120,7 @@ def concept_units(context: Context, model: Model) -> list[Unit]:
 def concept_parts(context: Context, unit: Unit) -> Sequence[Part]:
     """Of a concept its unit in every model; of a channel of a classifier or a neuron of a CLIP, its best partners."""
     if unit.kind != "concept":
-        return of_page(context, unit, KIND)
+        return of_page(context, unit)
     found = unit.model.part(KIND)
     assert found is not None
     panel = Panel(made=context.panel(unit.model, KIND).made)

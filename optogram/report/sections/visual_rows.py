@@ -69,13 +69,17 @@ class Curves:
 
 
 class Visualisations:
-    """What was visualised of a classifier. `names`, `kinds` and `parents` are the targets', in the artifact's order."""
+    """What was visualised of a classifier. `names`, `kinds` and `parents` are the targets', in the artifact's order.
+
+    channels: of the layer that channels and concepts are of.
+    """
 
     def __init__(self, context: Context, classifier: Model, targets: xr.Dataset) -> None:
         self._context, self._targets, self.classifier = context, targets, classifier
         self.names = labels(targets, "target")
         self.kinds, self.parents = strings(targets["kind"]).tolist(), strings(targets["parent"]).tolist()
         self.anchors = slugs(self.names)
+        self.channels = targets.sizes.get("channel", 0)
         self.strength = targets["strength"].values.astype(np.float64)
         parts = [part for kind in METHODS if (part := classifier.part(kind)) is not None]
         self.methods = [method for part in parts for method in labels(part, "method")]

@@ -245,17 +245,32 @@ def test_tables_in_parts_give_the_same_pairs(scenes, room, tmp_path, capsys):
     def two_layers(seed):
         return lambda pixels: [*features(seed)(pixels), *features(seed + 50, 4, 4)(pixels)]
 
-    def images(first):
+    def images(first, until=10**6):
         for start in range(first, 160, 32):
+            drawn.append(start)
+            if len(drawn) > until:
+                raise KeyboardInterrupt
             yield Images(scenes.pixels.values[start : start + 32], {})
 
+    drawn: list[int] = []
     a = Member("a", ("x", "y"), two_layers(0), two_layers(9))
     b, c = (Member(name, ("z",), features(seed, 4, 4), features(seed + 7, 4, 4)) for name, seed in (("b", 1), ("c", 2)))
     whole = mine(images, [a, b, c], k=3, seed=0)
-    parts = mine(images, [a, b, c], k=3, seed=0, memory=room, scratch=tmp_path, save_seconds=0)
+    parts = mine(images, [a, b, c], k=3, seed=0, memory=room)
     assert "pass 2 of" in capsys.readouterr().err
-    assert len([*tmp_path.glob("sums-*.safetensors")]) > 1
-    again = mine(images, [a, b, c], k=3, seed=0, memory=room, scratch=tmp_path)
+    drawn.clear()
+    kept = {"scratch": tmp_path, "save_seconds": 0, "memory": room}
+    with pytest.raises(KeyboardInterrupt):
+        mine(lambda first: images(first, until=8), [a, b, c], k=3, seed=0, **kept)  # in the second part
+    drawn.clear()
+    again = mine(images, [a, b, c], k=3, seed=0, **kept)
+    assert drawn[:4] == [0, 0, 96, 128], "a block for the sizes of each part, and what was not done"
+    other = mine(images, [a, b, c], k=3, seed=1, **kept)
+    assert "is of other models, another seed or other parts" in capsys.readouterr().err
+    assert (
+        other.matches["a", "b"].nulls["rotated"][0].tobytes() != whole.matches["a", "b"].nulls["rotated"][0].tobytes()
+    )
+    assert all(match.correlation is None and match.assigned is None for match in again.matches.values())
     for found in (parts, again):
         for pair, match in whole.matches.items():
             other = found.matches[pair]

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from planted_blob import planted_blob
 
-from optogram.errors import DataError
 from optogram.methods.rosetta.groups import Drawn, rosetta
 from optogram.methods.rosetta.inversion import Inversion
 from optogram.methods.rosetta.mining import Member
@@ -71,5 +70,6 @@ def test_a_unit_alone_goes_where_its_partner_was(blob):
 def test_one_concept_has_no_other_as_its_control(blob):
     generator, found, member = blob
     pixels = np.zeros((2, 32, 32, 3), np.uint8)
-    with pytest.raises(DataError, match="fewer than two concepts"):
-        single_units(generator, found, [member], pixels, [0], Inversion(2), count=1)
+    assert single_units(generator, found, [member], pixels, [0], Inversion(2), count=1) is None
+    same = found.isel(concept=[0, 0])
+    assert single_units(generator, same, [member], pixels, [0], Inversion(2), count=2) is None, "one partner for both"

@@ -135,6 +135,18 @@ def test_the_loss_is_that_of_the_velocity(images):
     place = loss_weights(images, codec, task._latents, options.focus)[rows]
     literal = (place * (velocity - (alpha * noise - sigma * batch.target)) ** 2).mean()
     torch.testing.assert_close(task.step(batch)["velocity"], literal, rtol=1e-3, atol=1e-4)
+    steep = [task.batch(step) for step in range(1, 60)]
+    weight = torch.cat(
+        [(one.weight / loss_weights_of(task, step))[one.times < 100] for step, one in enumerate(steep, 1)]
+    )
+    assert len(weight) > 20
+    torch.testing.assert_close(weight, torch.full_like(weight, STEEPEST))
+
+
+def loss_weights_of(task, step):
+    """Of the places alone."""
+    epoch, at = divmod(step, len(task._latents) // 8)
+    return task._weight[task._order(epoch)[8 * at : 8 * at + 8]]
 
 
 def test_the_last_state_of_a_text_goes_on_behind_its_end():

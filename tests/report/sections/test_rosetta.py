@@ -104,6 +104,9 @@ def test_each_concept_has_a_page(page):
     assert [*(page[1] / "assets").glob("grid-rosettatrio-0.*")]
 
 
+SHOWN = SimpleNamespace(found=SimpleNamespace(channels=3))
+
+
 class Asked:
     """A report's context with one group."""
 
@@ -117,16 +120,16 @@ class Asked:
 @pytest.mark.parametrize(
     ("kind", "name", "of", "partners"),
     [
-        ("channel", "layer of a:0", None, ["b:layer of b:0", "c:layer of c:0"]),
-        ("channel", "layer of a:2", None, ["b:layer of b:1"]),
-        ("channel", "elsewhere:0", None, None),
+        ("channel", "layer of a:0", SHOWN, ["b:layer of b:0", "c:layer of c:0"]),
+        ("channel", "layer of a:2", SHOWN, ["b:layer of b:1"]),
+        ("channel", "elsewhere:0", SHOWN, None),
         ("neuron", "", SimpleNamespace(layer=3, neuron=0), None),
         ("head", "", None, None),
     ],
 )
 def test_a_channel_has_its_partners_the_likest_first(group, kind, name, of, partners):
     unit = SimpleNamespace(kind=kind, name=name, model=SimpleNamespace(name="a"), of=of)
-    parts = of_page(Asked(group), unit, "rosetta")
+    parts = of_page(Asked(group), unit)
     if partners is None:
         assert not parts
     else:
@@ -137,16 +140,17 @@ def test_a_channel_has_its_partners_the_likest_first(group, kind, name, of, part
 def test_blocks_and_mlps_are_found_by_their_layers(group):
     names = np.where(group.model_of == "a", "trunk.blocks.3.mlp.act", "stage.1.act")
     named = group.assign(layer_of=("unit", names))
-    assert place_of(named, "b", "stage.1", 1) == 4
-    assert place_of(named, "b", "stage", 1) == 4
-    assert place_of(named, "b", "sta", 1) is None
-    assert place_of(named, "b", "stage", 9) is None
+    assert place_of(named, "b", "stage.1.act", 1) == 4
+    assert place_of(named, "b", "stage", 1, channels=2) == 4
+    assert place_of(named, "b", "stage", 1, channels=8) is None, "what lies inside has other channels"
+    assert place_of(named, "b", "sta", 1, channels=2) is None
+    assert place_of(named, "b", "stage", 9, channels=2) is None
     assert mlp_layer(named, "a", 3) == "trunk.blocks.3.mlp.act"
     assert mlp_layer(named, "a", 2) == ""
     unit = SimpleNamespace(
         kind="neuron", name="", model=SimpleNamespace(name="a"), of=SimpleNamespace(layer=3, neuron=2)
     )
-    assert of_page(Asked(named), unit, "rosetta")[0].panel.tables[0].rows[0][0] == "b:layer of b:1"
+    assert of_page(Asked(named), unit)[0].panel.tables[0].rows[0][0] == "b:layer of b:1"
 
 
 def test_a_group_can_be_all_that_there_is(scenes, group, tmp_path):
