@@ -27,6 +27,8 @@ unexport PYTHONHOME
 export DO_NOT_TRACK := 1
 # where an environment forbids bytecode, each stage would compile all its libraries anew: 15 s a stage
 export PYTHONDONTWRITEBYTECODE :=
+# threads that wait leave their core to others: to the stages beside, and to the other half of a training's batch
+export OMP_WAIT_POLICY := passive
 RUN := .venv/bin/python .venv/bin/
 
 .PHONY: demo test ui lint bench lock clean help
