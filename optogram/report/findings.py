@@ -20,7 +20,7 @@ COLOURS = 8
 UNSHOWN = {
     "textspan": ("direction",),
     "neurons": ("r", "b", "c", "constant", "index", "coefficient", "threshold"),
-    "targets": ("direction", "box", "score"),
+    "targets": ("box", "score"),
     "vital": ("layer_loss",),
 }
 """Large variables of findings that no page shows, by the first part of their kind."""

@@ -19,8 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, UInt8
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from optogram.errors import DataError
@@ -35,7 +33,7 @@ from optogram.methods.rosetta.correlation import (
     units_by_size,
 )
 from optogram.methods.rosetta.matching import Pairs
-from optogram.methods.rosetta.parts import Gathered, Match, Rows, parts_of
+from optogram.methods.rosetta.parts import Gathered, Kept, Match, Rows, parts_of
 from optogram.progress import say
 
 LEAST = 50
@@ -62,43 +60,6 @@ class Images(NamedTuple):
     pixels: UInt8[np.ndarray, "image y x rgb"]
     maps: Mapping[str, Maps]
     embedding: Float[np.ndarray, "image embed"] | None = None
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Sums that a mining keeps in a file of `folder`, so that one that was cut off goes on behind it."""
-
-    folder: Path
-    part: int
-
-    @property
-    def file(self) -> Path:
-        """The file, whole or not there."""
-        return self.folder / f"sums-{self.part}.safetensors"
-
-    def write(self, sums: Mapping[str, Tensor], identity: str) -> None:
-        """Put these sums in place of those before; identity: of what. That it cannot be written is said."""
-        part = self.file.with_suffix(".part")
-        try:
-            save_file({name: one.contiguous() for name, one in sums.items()}, part, {"identity": identity})
-            part.replace(self.file)
-        except (OSError, SafetensorError) as error:
-            part.unlink(missing_ok=True)
-            say(f"{self.file} could not be written ({error}): a run that is cut off takes more images anew.")
-
-    def read(self, identity: str) -> dict[str, Tensor]:
-        """The sums; empty where there are none, or, which is said, where they are damaged or another run's."""
-        if not self.file.exists():
-            return {}
-        try:
-            with safe_open(self.file, "pt") as file:
-                if (file.metadata() or {}).get("identity") == identity:
-                    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            why = "is of other models, another seed or other parts"
-        except SafetensorError as error:
-            why = f"is damaged ({error})"
-        say(f"{self.file} {why}, and passed over: all images are taken anew.")
-        return {}
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from optogram.errors import DataError
 from optogram.methods.rosetta.correlation import Correlation
 from optogram.methods.rosetta.matching import Nearest, Pairs, assigned, false_discovery_threshold, paired
+from optogram.progress import say
 
 
 class Rows(NamedTuple):
@@ -120,3 +125,40 @@ class Gathered:
             return Match(pairs, halves, threshold, nulls)
         (table,) = self._tables
         return Match(pairs, halves, threshold, nulls, table, table[tuple(assigned(table).T)])
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Sums that a mining keeps in a file of `folder`, so that one that was cut off goes on behind it."""
+
+    folder: Path
+    part: int
+
+    @property
+    def file(self) -> Path:
+        """The file, whole or not there."""
+        return self.folder / f"sums-{self.part}.safetensors"
+
+    def write(self, sums: Mapping[str, Tensor], identity: str) -> None:
+        """Put these sums in place of those before; identity: of what. That it cannot be written is said."""
+        part = self.file.with_suffix(".part")
+        try:
+            save_file({name: one.contiguous() for name, one in sums.items()}, part, {"identity": identity})
+            part.replace(self.file)
+        except (OSError, SafetensorError) as error:
+            part.unlink(missing_ok=True)
+            say(f"{self.file} could not be written ({error}): a run that is cut off takes more images anew.")
+
+    def read(self, identity: str) -> dict[str, Tensor]:
+        """The sums; empty where there are none, or, which is said, where they are damaged or another run's."""
+        if not self.file.exists():
+            return {}
+        try:
+            with safe_open(self.file, "pt") as file:
+                if (file.metadata() or {}).get("identity") == identity:
+                    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            why = "is of other models, another seed or other parts"
+        except SafetensorError as error:
+            why = f"is damaged ({error})"
+        say(f"{self.file} {why}, and passed over: all images are taken anew.")
+        return {}
