@@ -55,7 +55,7 @@ class RosettaInversion(Method):
     """Real images back into the generators of rosetta.groups, with matched units (eq. 4.7)."""
 
     images: PositiveInt = Field(default=4, description="the first so many of the group's split")
-    steps: PositiveInt = Field(default=100, description="of Adam; the thesis takes 500")
+    steps: PositiveInt = Field(default=60, description="of Adam; the thesis takes 500")
     learning_rate: float = Field(default=0.05, gt=0)
     matched: float = Field(default=1.0, ge=0, description="weight of the units' similarity, beta")
     regular: float = Field(default=0.1, ge=0, description="weight of the latents' mean square, alpha")
@@ -76,7 +76,7 @@ class RosettaEdits(Method):
 
     images: PositiveInt = Field(default=6, description="pictures of one object that are edited in each way")
     concepts: NonNegativeInt = Field(default=3, description="values that are taken out and put in by their units")
-    steps: PositiveInt = Field(default=50, description="of Adam; the thesis takes 500")
+    steps: PositiveInt = Field(default=30, description="of Adam; the thesis takes 500")
     learning_rate: float = Field(default=0.05, gt=0)
     regular: float = Field(default=0.01, ge=0, description="weight of the latents' mean square")
 

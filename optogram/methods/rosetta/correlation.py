@@ -23,6 +23,8 @@ Maps = Sequence[Float[Tensor, "image _channel _y _x"]]
 
 BLOCK = 32
 """Images whose products are summed up in float32; blocks are added in float64."""
+FEW = 8
+"""Images that tell where a unit's values lie."""
 SUMS = ("_cross", "_of_a", "_of_b")
 """What a `Correlation` sums up: products of two units, and sums and squares of each."""
 RESOLVED = 2.0**-20
@@ -88,13 +90,16 @@ def layers_of(maps: Maps) -> list[tuple[int, Grid]]:
 def centres_of(maps: Maps) -> list[Float[Tensor, " _channel"]]:
     """A centre of each unit, for `Block`: the mean of one that lies far from 0, whose sums would lose their digits.
 
+    Near is good enough: the first few of the images tell it.
+
     That of others is 0: a unit that hardly ever fires would else be a small number nearly everywhere, whose products
     are lost beside those of the places where it does.
     """
     found = []
-    for layer in maps:
+    for layer in (each[:FEW] for each in maps):
         count = layer[:, 0].numel()
-        total, square = _sums(layer.float(), (layer.shape[2], layer.shape[3]))
+        square = torch.linalg.vector_norm(layer.float(), dim=(2, 3)).double().square().sum(0)
+        total = layer.float().sum((2, 3)).double().sum(0)
         mean = total / count
         found.append(torch.where(2 * mean**2 > square / count, mean, 0.0).float())
     return found
@@ -118,51 +123,80 @@ class Block:
         self._of: Block | None = None
         self._order = torch.arange(self.images)
         self._moments: dict[tuple[Grid, Grid], tuple[Tensor, Tensor]] = {}
+        self._totals: dict[Grid, Tensor] = {}
 
     def shuffled(self, order: Int64[Tensor, " image"]) -> "Block":
         """The same maps with their images in another order."""
         other = Block.__new__(Block)
         other.images, other.centre, other._maps = self.images, self.centre, self._maps
-        other._moments = self._moments  # sums over images do not know their order
         other._small, other._of, other._order = {}, self, order
         return other
+
+    def prepare(self, grids: Mapping[Grid, Iterable[Grid]]) -> None:
+        """Make what `at` gives of maps of each size for several smaller ones, in one pass over the maps."""
+        if self._of is not None:
+            return self._of.prepare(grids)
+        for grid, wanted in grids.items():
+            new = [small for small in dict.fromkeys(wanted) if (grid, small) not in self._small]
+            parts = [_shrunk(layer, new) for layer in self._maps[grid]] if new else []
+            for at, small in enumerate(new):
+                self._small[grid, small] = torch.cat([part[at] for part in parts], 1).transpose(0, 1).flatten(1)
 
     def at(self, grid: Grid, small: Grid) -> Float[Tensor, "unit row"]:
         """U' of the maps of size `grid`, U being the upsampling from `small`; a row an image and place."""
         if (grid, small) not in self._small:
             if self._of is not None:
-                found = self._of.at(grid, small).unflatten(1, (self.images, -1))[:, self._order]
+                whole = self._of.at(grid, small).unflatten(1, (self.images, -1))
+                self._small[grid, small] = whole[:, self._order].flatten(1)
+            elif grid == small:
+                self._small[grid, small] = torch.cat(self._maps[grid], 1).transpose(0, 1).flatten(1)
             else:
-                found = torch.cat([_shrunk(layer, small) for layer in self._maps[grid]], 1).transpose(0, 1)
-            self._small[grid, small] = found.flatten(1)
+                self.prepare({grid: [small]})
         return self._small[grid, small]
+
+    def totals(self, grid: Grid) -> Float[Tensor, "unit image"]:
+        """Sums over places of the maps of size `grid`: those of what was made smaller, as a row of U adds up to 1."""
+        if grid not in self._totals:
+            known = [small for large, small in self._small if large == grid]
+            if known:
+                self._totals[grid] = self._small[grid, known[0]].unflatten(1, (self.images, -1)).sum(2)
+            else:
+                self._totals[grid] = torch.cat([layer.sum((2, 3)) for layer in self._maps[grid]], 1).T
+        return self._totals[grid]
 
     def moments(self, grid: Grid, large: Grid) -> tuple[Float64[Tensor, " unit"], Float64[Tensor, " unit"]]:
         """Sums, and sums of squares, over images and places of the maps of size `grid` upsampled to `large`."""
+        if self._of is not None:  # they do not know the order of images
+            return self._of.moments(grid, large)
         if (grid, large) not in self._moments:
-            parts = [_sums(layer, large) for layer in self._maps[grid]]
-            total, square = (torch.cat(each) for each in zip(*parts, strict=True))
-            self._moments[grid, large] = total, square
+            if grid == large:
+                # image by image, so that float32 holds it
+                norms = [torch.linalg.vector_norm(layer, dim=(2, 3)) for layer in self._maps[grid]]
+                square = torch.cat(norms, 1).double().square().sum(0)
+                self._moments[grid, large] = self.totals(grid).double().sum(1), square
+            else:
+                parts = [_sums(layer, large) for layer in self._maps[grid]]
+                total, square = (torch.cat(each) for each in zip(*parts, strict=True))
+                self._moments[grid, large] = total, square
         return self._moments[grid, large]
 
 
-def _shrunk(maps: Float[Tensor, "image channel y x"], small: Grid) -> Float[Tensor, "image channel small_y small_x"]:
-    """U' of maps, U being the upsampling from `small`."""
-    if maps.shape[3] != small[1]:
-        maps = maps @ interpolation(small[1], maps.shape[3]).to(maps)
-    if maps.shape[2] != small[0]:
-        maps = interpolation(small[0], maps.shape[2]).to(maps).T @ maps
-    return maps
+def _shrunk(
+    maps: Float[Tensor, "image channel y x"], smalls: Sequence[Grid]
+) -> list[Float[Tensor, "image channel _y _x"]]:
+    """U' of maps, U being the upsampling from each of `smalls`: down for all of them at once, then to the right."""
+    height, width = maps.shape[2:]
+    down = torch.cat([interpolation(rows, height) for rows, _ in smalls], 1).T.to(maps)
+    flat = maps.flatten(0, 1)
+    made = torch.bmm(down.expand(len(flat), -1, -1), flat).unflatten(0, maps.shape[:2])
+    parts = made.split([rows for rows, _ in smalls], 2)
+    right = [interpolation(columns, width).to(maps) for _, columns in smalls]
+    return [part if to.shape[0] == to.shape[1] else part @ to for part, to in zip(parts, right, strict=True)]
 
 
 def _sums(maps: Float[Tensor, "image channel y x"], large: Grid) -> tuple[Float64[Tensor, " _"], Float64[Tensor, " _"]]:
     """Of each channel, upsampled to `large`: the sum over images and places, and that of the squares."""
-    grid = (maps.shape[2], maps.shape[3])
-    if grid == large:
-        # image by image, so that float32 holds it
-        square = torch.linalg.vector_norm(maps, dim=(2, 3)).double() ** 2
-        return maps.sum((2, 3)).double().sum(0), square.sum(0)
-    down, right = (interpolation(*sides).to(maps) for sides in zip(grid, large, strict=True))
+    down, right = (interpolation(*sides).to(maps) for sides in zip(maps.shape[2:], large, strict=True))
     total = (maps.sum(0).double() * torch.outer(down.sum(0), right.sum(0))).sum((1, 2))
     # (U d)^2 summed up is d'(U'U)d, and U'U is a product of one matrix down and one to the right
     square = (maps * ((down.T @ down) @ maps @ (right.T @ right))).sum((2, 3))
@@ -200,6 +234,8 @@ class Correlation:
         """
         if a.images != b.images:
             raise ShapeError(f"correlation: {a.images} images of one model, {b.images} of the other. Pass the same.")
+        a.prepare(self._smaller(0))
+        b.prepare(self._smaller(1))
         for one, other in self._cross:
             small = (min(one[0], other[0]), min(one[1], other[1]))
             large = (max(one[0], other[0]), max(one[1], other[1]))
@@ -211,6 +247,15 @@ class Correlation:
             self._of_b[one, other] += of_b
         self._images += a.images
         self._centres = [a.centre.cpu(), b.centre.cpu()]
+
+    def _smaller(self, side: int) -> dict[Grid, list[Grid]]:
+        """The sizes that maps of each size are made smaller to."""
+        found: dict[Grid, list[Grid]] = {}
+        for pair in self._cross:
+            small = (min(pair[0][0], pair[1][0]), min(pair[0][1], pair[1][1]))
+            if small != pair[side]:
+                found.setdefault(pair[side], []).append(small)
+        return found
 
     def state(self) -> dict[str, Tensor]:
         """All sums so far, for `restore` of another one of the same layers."""

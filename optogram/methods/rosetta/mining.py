@@ -187,9 +187,6 @@ class _Mining:
         self._check(maps)
         blocks = {name: Block(each, self._centres[name]) for name, each in maps.items()}
         names = [member.name for member in self._members]
-        for name in names:
-            self._moments[name] = self._moments.get(name, 0) + own_sums(blocks[name], self._units[name])
-            self._means[name].append(np.concatenate([layer.mean((2, 3)).cpu().numpy() for layer in maps[name]], 1))
         count = len(maps[names[0]][0])
         rotated = {name: self._rotated(name, maps[name]) for name in names[1:] if name in self._rotations}
         orders = [torch.roll(torch.arange(count), 1 + shift) for shift in range(self._shuffles)]
@@ -210,6 +207,9 @@ class _Mining:
                 correlation.add(of, blocks[_twin(other)])
             for correlation in sums.nulls.get("rotated", []):
                 correlation.add(of, rotated[other])
+        for name in names:  # which costs little now that maps were made smaller
+            self._moments[name] = self._moments.get(name, 0) + own_sums(blocks[name], self._units[name])
+            self._means[name].append(own_means(blocks[name], self._units[name]))
         self._blocks += 1
         self.images += count
 
@@ -350,6 +350,14 @@ def own_sums(block: Block, layers: Sequence[tuple[int, tuple[int, int]]]) -> Flo
     for grid, units in units_by_size(layers).items():
         found[:, units] = torch.stack(block.moments(grid, grid)).cpu().numpy()
     return found
+
+
+def own_means(block: Block, layers: Sequence[tuple[int, tuple[int, int]]]) -> Float[np.ndarray, "image _unit"]:
+    """The mean of each map of each image, in the order of the layers."""
+    found = np.empty((block.images, sum(many for many, _ in layers)), np.float32)
+    for grid, units in units_by_size(layers).items():
+        found[:, units] = (block.totals(grid) / (grid[0] * grid[1])).T.cpu().numpy()
+    return found + block.centre.float().cpu().numpy()
 
 
 def _twin(name: str) -> str:

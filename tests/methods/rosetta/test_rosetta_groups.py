@@ -240,6 +240,11 @@ def test_bad_input_is_named(scenes):
         mine(lambda first: [Images(scenes.pixels.values[:20], {})], [a, b], seed=0)
 
 
+def near(one, other):
+    """But for rounding: parts make maps smaller to other sizes at once."""
+    np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("room", [1600, 2400, 6000])
 def test_tables_in_parts_give_the_same_pairs(scenes, room, tmp_path, capsys):
     def two_layers(seed):
@@ -275,16 +280,16 @@ def test_tables_in_parts_give_the_same_pairs(scenes, room, tmp_path, capsys):
         for pair, match in whole.matches.items():
             other = found.matches[pair]
             for one, two in zip(match.pairs, other.pairs, strict=True):
-                np.testing.assert_array_equal(one, two)
-            np.testing.assert_array_equal(match.halves, other.halves)
-            assert match.threshold == other.threshold
+                near(one, two)
+            near(match.halves, other.halves)
+            near(match.threshold, other.threshold)
             for kind in match.nulls:
                 for one, two in zip(match.nulls[kind], other.nulls[kind], strict=True):
-                    np.testing.assert_array_equal(one, two)
+                    near(one, two)
         for one, two in zip(whole.within, found.within, strict=True):
-            np.testing.assert_array_equal(one, two)
+            near(one, two)
         for name in "abc":
-            np.testing.assert_array_equal(whole.mean[name], found.mean[name])
+            near(whole.mean[name], found.mean[name])
             np.testing.assert_array_equal(whole.constant[name], found.constant[name])
     assert whole.matches["a", "b"].assigned is not None
     assert all(match.correlation is not None for match in whole.matches.values())
