@@ -8,14 +8,24 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optogram import decompose, methods
+    from optogram import decompose, guidance, methods
     from optogram.catalog.find import catalog, open, pull
     from optogram.models.generative.diffusion_folders import load_diffusion
     from optogram.models.generative.generators import load_generator
     from optogram.models.loading.specs import load_model
 
 __version__ = "0.1.0"
-__all__ = ["catalog", "decompose", "load_diffusion", "load_generator", "load_model", "methods", "open", "pull"]
+__all__ = [
+    "catalog",
+    "decompose",
+    "guidance",
+    "load_diffusion",
+    "load_generator",
+    "load_model",
+    "methods",
+    "open",
+    "pull",
+]
 
 # Lazy (PEP 562): `import optogram` costs nothing, and a stage depends only on the modules it imports.
 _EXPORTS = {
@@ -29,7 +39,7 @@ _EXPORTS = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("decompose", "methods"):
+    if name in ("decompose", "guidance", "methods"):
         return import_module(f"optogram.{name}")
     if name in _EXPORTS:
         return getattr(import_module(_EXPORTS[name]), name)
