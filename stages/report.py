@@ -1,7 +1,7 @@
 """Stage report: every finding, as pages to look at."""
 
 from optogram.pipeline.declared import producers
-from optogram.pipeline.stage import Input, Stage
+from optogram.pipeline.stage import Input, Stage, at
 from optogram.report.build import build_report
 from optogram.report.registry import needs
 from stages.doorway import Doorway, run, through
@@ -26,7 +26,8 @@ def main(door: Doorway) -> None:
     params = door.params.model_dump(mode="json")
     found = {kind: {name: {} for name in params[f"{kind}s"]} for kind in ("clip", "classifier")}
     drawing = [*params["sample"]["models"], *params["generate"]["models"]]
-    found |= {"prior": {name: {} for name in drawing}, "group": {name: {} for name in params["rosetta"]["groups"]}}
+    keys = [of["group"] for of in (one.over for stages in FEEDS.values() for one in stages) if "group" in of]
+    found |= {"prior": {name: {} for name in drawing}, "group": {name: {} for key in keys for name in at(params, key)}}
     images = {}
     for need, stages in FEEDS.items():
         kind = next((kind for kind in found if f"{{{kind}}}" in need), "clip")

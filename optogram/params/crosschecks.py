@@ -17,6 +17,7 @@ KINDS = ("clip", "classifier")
 # of a family, whose sections the type of the params does not have
 GANS, PRIORS, SAMPLES, GENERATED, JUDGES = "train_gan", "train_diffusion", "sample", "generate", "train_judge"
 LOADED = "load_diffusion"
+NPCA, SCORES = "npca", "spurious_scores"
 # sections whose models lie in one folder of artifacts
 TOGETHER = (
     ("train_clip", "load_clip", "train_classifier", "load_classifier"),
@@ -114,8 +115,9 @@ def _models(params: "optogram.params.root.Params") -> Iterator[str]:
                 yield f"{where} names {name!r}, but classifiers has {params.classifiers}"
     if scores.run and scores.clip not in params.clips:
         yield f"visual_scores.clip = {scores.clip!r}, but clips has {params.clips}"
-    if unknown := sorted({*params.activations.layers} - {*params.classifiers}):
-        yield f"activations.layers names {unknown[0]!r}, but classifiers are {params.classifiers}"
+    for section in ("activations", SCORES):
+        if unknown := sorted({*getattr(params, section).layers} - {*params.classifiers}):
+            yield f"{section}.layers names {unknown[0]!r}, but classifiers are {params.classifiers}"
     for sections in TOGETHER:
         of: dict[str, str] = {}
         for section in sections:
@@ -146,6 +148,7 @@ def _splits(params: "optogram.params.root.Params") -> Iterator[str]:
     for section in ("train_classifier", GANS, PRIORS, JUDGES, "drawn", "fidelity"):
         used += [training.split for training in getattr(params, section).models.values()]
     used += params.targets.split.values()
+    used += [getattr(params, section).split for section in (NPCA, SCORES)]
     for split in dict.fromkeys(used):
         if split not in splits:
             yield f"split {split!r} is used, but scenes.splits and photos.splits have {sorted(splits)}"

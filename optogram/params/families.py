@@ -3,4 +3,14 @@
 A new family is a new name here. Everything else of it lies in modules of its own; docs/adding-a-method.md lists them.
 """
 
-FAMILIES = ("images", "models", "generative", "heads", "neurons", "visualisation", "rosetta", "report")
+FAMILIES = (
+    "images",
+    "models",
+    "generative",
+    "heads",
+    "neurons",
+    "visualisation",
+    "rosetta",
+    "guidance",
+    "report",
+)

@@ -14,6 +14,7 @@ from optogram.params.crosschecks import problems
 from optogram.params.families import FAMILIES
 from optogram.params.heads import Ablation, Joint, Roles, Segmentation, Spurious, TextSpan
 from optogram.params.images import Photos, Scenes, Texts
+from optogram.params.led import led
 from optogram.params.models import Activations, Contributions, LoadClassifier, LoadClip, TrainClassifier, TrainClip
 from optogram.params.neurons import Adversarial, Concepts, Indirect, NeuronAblation, Neurons, SecondOrder
 from optogram.params.sections import Section
@@ -81,7 +82,7 @@ class Known(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Known":
-        if found := list(problems(self)):
+        if found := list(problems(self)) or list(led(self)):
             raise ValueError("\n".join(found))
         return self
 
