@@ -34,11 +34,13 @@ def build_report(
     (visualisations/), and what they share in assets/.
 
     `images` are the images artifacts by split. `models` maps each CLIP's name to its artifacts by kind, `classifiers`
-    each classifier's, `priors` those of each model that draws, `groups` those of each group of matched models:
-    `optogram.report.registry.needs` lists the kinds, as what stands in an artifact's name beside the model ("textspan",
-    "neurons/3", "embeddings/class"). A kind that is absent, or whose attribute `skipped` is set, is said to be so. The
-    same artifacts give the same bytes. `out` appears
-    whole or not at all. Raises ArtifactError if `out` exists, DataError if there are no images or no models.
+    each classifier's, `priors` those of each model that draws, `groups` those of each group of models that are matched
+    or that lead and look at counterfactuals: `optogram.report.registry.needs` lists the kinds, as what stands in an
+    artifact's name beside the model ("textspan", "neurons/3", "embeddings/class"). A kind that is absent, or whose
+    attribute `skipped` is set, is said to be so. The same artifacts give the same bytes. `out` appears whole or not at
+    all.
+
+    Raises ArtifactError if `out` exists, DataError if there are no images or no models.
     """
     findings = collect(images, models, classifiers, priors, groups)
     if out.exists():

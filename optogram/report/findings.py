@@ -133,7 +133,7 @@ class Model:
 @dataclass
 class Findings:
     """All that a report shows: `images` by split, and by kind what there is of `models` (CLIPs), `classifiers`,
-    `priors` (models that draw) and `groups` (of models that are matched)."""
+    `priors` (models that draw) and `groups` (of models that are looked at together)."""
 
     images: Datasets
     models: list[Model]

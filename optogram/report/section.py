@@ -60,8 +60,8 @@ class Section:
     """A section of the report, declared once.
 
     `needs` are templates of the names of artifacts that it reads: `{model}` stands for a CLIP, `{classifier}` for a
-    classifier, `{prior}` for a model that draws, `{group}` for models that are matched, other braces for whatever there
-    is (`neurons/{model}/{layer}`).
+    classifier, `{prior}` for a model that draws, `{group}` for models that are looked at together, other braces for
+    whatever there is (`neurons/{model}/{layer}`). A section of groups is of those of which there is one of its kinds.
     `build` gives the panel of one of them, or of the run where `needs` names none of these (its model is None then).
     All else is optional: `tiles` are the key numbers on one model; `headline` are the sentences with which the report
     opens, on the models that are shown together (one CLIP, all classifiers, or all that draw); `units` are the units
@@ -88,14 +88,18 @@ class Section:
         return next((kind for kind in kinds if any(f"{{{kind}}}" in n for n in self.needs)), "run")
 
     def models(self, findings: Findings) -> list[Model]:
-        """The models that it has panels of; none where it is of the run."""
+        """The models that it has panels of; none where it is of the run. Of groups, those that it has something of."""
         of = {
             "model": findings.models,
             "classifier": findings.classifiers,
             "prior": findings.priors,
-            "group": findings.groups,
+            "group": [group for group in findings.groups if {*group.parts} & self._kinds],
         }
         return of.get(self.subject, [])
+
+    @property
+    def _kinds(self) -> set[str]:
+        return {need.split("/")[0] for need in self.needs}
 
 
 @dataclass
@@ -113,7 +117,8 @@ class Shown:
             if self.section.subject == "prior":
                 return "params.yaml has nothing drawn: sample.models and generate.models are empty."
             if self.section.subject == "group":
-                return "params.yaml has no models to match: rosetta.groups is empty."
+                kind = self.section.needs[0].split("/")[0]
+                return f"params.yaml has no groups of models for this: {kind}.groups is empty."
             return "params.yaml names no classifiers."
         reasons = [panel.skipped for panel in self.panels]
         return "" if not all(reasons) else " ".join(dict.fromkeys(reasons))

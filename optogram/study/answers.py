@@ -8,10 +8,12 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from optogram.errors import DataError, nearest
-from optogram.study.form import AGES, GENDERS, LONGEST, PARTS
+from optogram.study.form import AGES, ASKED, GENDERS, LONGEST
 
 Rating = Annotated[int, Field(ge=1, le=5)]
 Words = Annotated[str, Field(max_length=LONGEST)]
+Question = Literal["realistic", "close", "class", "better"]
+"""The names of `optogram.study.form.QUESTIONS`."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -27,7 +29,10 @@ class About(_Strict):
 
 
 class Answers(_Strict):
-    """One participant's answers, by the opaque names of the pictures; what was left out is not there."""
+    """One participant's answers, by the opaque names of the pictures; what was left out is not there.
+
+    pairs: the questions in which a picture was preferred to the other one of its pair.
+    """
 
     optogram_study: Literal[1]
     form: str
@@ -36,23 +41,25 @@ class Answers(_Strict):
     name: dict[str, Words] = {}
     word: dict[str, Rating] = {}
     references: dict[str, Rating] = {}
+    pairs: dict[str, list[Question]] = {}
 
 
 class Picture(_Strict):
-    """What a picture is."""
+    """What a picture is. Of a counterfactual, `target` is the image that was changed, and there is no seed."""
 
     target: str
     method: str
-    seed: int
+    seed: int | None = None
     status: str
 
 
 class Shown(_Strict):
     """The pictures that one participant was shown in each part."""
 
-    name: list[str]
-    word: list[str]
-    references: list[str]
+    name: list[str] = []
+    word: list[str] = []
+    references: list[str] = []
+    pairs: list[str] = []
 
 
 class Key(_Strict):
@@ -83,7 +90,7 @@ def read_answers(paths: Sequence[Path], key: Path) -> Answered:
     shown, ratings that are not 1 to 5, and two files of one participant; each names the file and the key in it.
     """
     known = _parsed(Key, key, "the key of a study, as `optogram study make` writes it")
-    for opaque in (opaque for shown in known.shown for part in PARTS for opaque in getattr(shown, part)):
+    for opaque in (opaque for shown in known.shown for part in ASKED for opaque in getattr(shown, part)):
         if opaque not in known.images:
             raise DataError(f"{key}: shown: {opaque!r} is not among its images. Make the study again.")
     files = _files(paths, key)
@@ -142,7 +149,7 @@ def _check_answers(answers: Answers, file: Path, key: Key) -> None:
         if (told := getattr(answers.about, field)) and told not in options:
             raise DataError(f"{file}: about.{field}: {told!r:.80} is none of {', '.join(options)}.")
     shown = key.shown[answers.participant - 1]
-    for part in PARTS:
+    for part in ASKED:
         there = getattr(shown, part)
         for opaque in getattr(answers, part):
             if opaque not in there:
@@ -150,3 +157,12 @@ def _check_answers(answers: Answers, file: Path, key: Key) -> None:
                     f"{file}: {part}.{opaque:.80}: participant {answers.participant} was not shown this picture."
                     f"{nearest(opaque, there)} Was the file edited?"
                 )
+    chosen: set[tuple[str, str]] = set()
+    for opaque, questions in answers.pairs.items():
+        for question in questions:
+            asked = key.images[opaque].target, question
+            if asked in chosen:
+                raise DataError(
+                    f"{file}: pairs.{opaque}: {question!r} was answered twice of one pair. Was the file edited?"
+                )
+            chosen.add(asked)

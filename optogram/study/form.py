@@ -27,12 +27,21 @@ from optogram.report.labels import words
 
 PARTS = ("name", "word", "references")
 """In the order of the form. Naming comes first: the words that are rated later would give its answers away."""
+ASKED = (*PARTS, "pairs")
+"""All that a form may ask; pairs of counterfactuals (pairs.py) are in a form of their own."""
+QUESTIONS = {
+    "realistic": "Which looks more realistic?",
+    "close": "Which is closer to the original?",
+    "class": "Which shows better what the word says?",
+    "better": "All in all, which is better?",
+}
+"""What is asked of each pair."""
 VERSION = 1
 LONGEST = 100
 """Characters of a free answer."""
 AGES = ("under 18", "18-24", "25-34", "35-44", "45-54", "55-64", "65 or over")
 GENDERS = ("female", "male", "other")
-SECONDS = {"name": 15, "word": 5, "references": 6}
+SECONDS = {"name": 15, "word": 5, "references": 6, "pairs": 14}
 """A picture takes so long: only for the duration that the form announces."""
 
 
@@ -66,13 +75,13 @@ def make_study(
     Raises ParamError for numbers below 1 or an unknown method, DataError if artifacts do not belong together or there
     is nothing to show.
     """
-    _check(participants=participants, questions=questions)
+    check_counts(participants=participants, questions=questions)
     found = _Drawings(drawings, methods, targets["target"].values.tolist())
     lot = np.random.default_rng([seed, 0])
     kinds = np.array(targets["kind"].values.tolist(), dtype=str)
     classes = found.drawn([str(t) for t in targets["target"].values[kinds == "class"]], lot)
     neurons = found.drawn(_with_references(targets, kinds), lot)
-    ordered, seen = _shuffled(lot, list(classes)), _shuffled(lot, list(neurons))[:questions]
+    ordered, seen = shuffled(lot, list(classes)), shuffled(lot, list(neurons))[:questions]
     if not ordered and not seen:
         raise DataError(
             f"There is nothing to show: no class and no neuron of {studied or 'these targets'} was drawn by any of "
@@ -80,7 +89,7 @@ def make_study(
         )
     asked = _Asked(ordered[:questions], ordered[-questions:], seen, classes, neurons)
     ids = _numbered(lot, targets, asked)
-    square = _shuffled(lot, found.methods)
+    square = shuffled(lot, found.methods)
     plans = [_plan(seed, participant, asked, square, ids) for participant in range(participants)]
     images, key = _images(targets, found, asked, ids)
     form = {
@@ -90,10 +99,24 @@ def make_study(
         "references": {f"r{n}": [ids[t, k] for k in range(_count(targets, t))] for n, t in enumerate(seen, 1)},
         "images": images,
     }
+    return sealed(form, key, studied=studied, seed=seed, methods=found.methods, inputs=(targets, *drawings))
+
+
+def sealed(
+    form: dict[str, Any],
+    images: dict[str, dict[str, Any]],
+    *,
+    studied: str,
+    seed: int,
+    methods: Sequence[str],
+    inputs: Sequence[xr.Dataset],
+) -> Study:
+    """The study of a form that has all but its id. images: what the key says of each picture, by opaque name."""
     form["id"] = hashlib.sha256(_canonical(form).encode()).hexdigest()[:12]
-    inputs = [str(dataset.attrs.get("digest", "")) for dataset in (targets, *drawings)]
-    told = {"form": form["id"], "studied": studied, "seed": seed, "methods": found.methods, "inputs": inputs}
-    return Study(form, {"optogram_study": VERSION, **told, "images": key, "shown": [_shown(plan) for plan in plans]})
+    digests = [str(dataset.attrs.get("digest", "")) for dataset in inputs]
+    told = {"form": form["id"], "studied": studied, "seed": seed, "methods": list(methods), "inputs": digests}
+    shown = [_shown(plan) for plan in form["participants"]]
+    return Study(form, {"optogram_study": VERSION, **told, "images": images, "shown": shown})
 
 
 def write_study(path: Path, study: Study, *, force: bool = False) -> Path:
@@ -108,21 +131,22 @@ def write_study(path: Path, study: Study, *, force: bool = False) -> Path:
     for one in (path, key):
         refuse_existing(one, force)
     parts = {path: path.with_name(f".{path.stem}.part.html"), key: path.with_name(f".{path.stem}.part.json")}
-    asked = {part: len(study.form["participants"][0][part]) for part in PARTS}
-    seconds = sum(SECONDS[part] * len(study.key["shown"][0][part]) for part in PARTS)
+    asked = {part: len(study.form["participants"][0].get(part, ())) for part in ASKED}
+    seconds = sum(SECONDS[part] * len(shown) for part, shown in study.key["shown"][0].items())
     try:
         write_page(
             parts[path],
             "study.html",
             # not as plain text: the page's source would tell the words of what is to be named
             study=base64.b64encode(_canonical(study.form).encode()).decode(),
-            parts=[part for part in PARTS if asked[part]],
+            parts=[part for part in ASKED if asked[part]],
             asked=asked,
             minutes=1 + math.ceil(seconds / 60),
             participants=len(study.form["participants"]),
             ages=AGES,
             genders=GENDERS,
             longest=LONGEST,
+            questions=list(QUESTIONS.items()),
         )
         parts[key].write_text(json.dumps(study.key, sort_keys=True, indent=1, ensure_ascii=False) + "\n")
         for one, part in parts.items():
@@ -204,7 +228,8 @@ class _Drawings:
         return self._of[method]["pixels"].sel({"target": target, "method": method, "seed": seed}).values
 
 
-def _check(**numbers: int) -> None:
+def check_counts(**numbers: int) -> None:
+    """Raise ParamError for a number below 1."""
     for name, value in numbers.items():
         if value < 1:
             raise ParamError(f"{name} = {value}, expected 1 or more.")
@@ -223,7 +248,7 @@ def _count(targets: xr.Dataset, target: str) -> int:
 def _numbered(lot: np.random.Generator, targets: xr.Dataset, asked: _Asked) -> dict[tuple[str, Any], str]:
     """The opaque name of each picture: of (target, method), and of the references of a neuron (target, number)."""
     # numbered by lot: nothing in a picture's name says what drew it
-    pictures = _shuffled(
+    pictures = shuffled(
         lot,
         [
             *((t, m) for t in sorted({*asked.rated, *asked.named}) for m in asked.classes[t].methods),
@@ -245,7 +270,7 @@ def _plan(
         for row, (target, turn) in enumerate(zip(asked.named, turns, strict=True))
     ]
     return {
-        "name": _shuffled(own, assigned),
+        "name": shuffled(own, assigned),
         "word": _rating(own, asked.rated, asked.classes, ids, "w"),
         "references": _rating(own, asked.seen, asked.neurons, ids, "r"),
     }
@@ -265,7 +290,7 @@ def _images(
             pixels = found.pixels(target, what, drawn.seed)
             status = drawn.methods[what]
             key[opaque] = {"target": target, "method": what, "seed": drawn.seed, "status": status}
-        images[opaque] = _uri(pixels)
+        images[opaque] = data_uri(pixels)
     return images, key
 
 
@@ -273,23 +298,25 @@ def _rating(
     own: np.random.Generator, targets: Sequence[str], drawn: dict[str, _Drawn], ids: dict[Any, str], prefix: str
 ) -> list[list[Any]]:
     """One participant's rating questions: targets and, for each, pictures in an order of their own."""
-    items = [[f"{prefix}{n}", _shuffled(own, [ids[t, m] for m in drawn[t].methods])] for n, t in enumerate(targets, 1)]
-    return _shuffled(own, items)
+    items = [[f"{prefix}{n}", shuffled(own, [ids[t, m] for m in drawn[t].methods])] for n, t in enumerate(targets, 1)]
+    return shuffled(own, items)
 
 
 def _shown(plan: dict[str, list[Any]]) -> dict[str, list[str]]:
-    return {part: [i for entry in plan[part] for i in _pictures_of(entry)] for part in PARTS}
+    return {part: [i for entry in entries for i in _pictures_of(entry)] for part, entries in plan.items()}
 
 
 def _pictures_of(entry: Any) -> list[str]:
     return [entry] if isinstance(entry, str) else entry[1]
 
 
-def _shuffled(lot: np.random.Generator, items: Sequence[Any]) -> list[Any]:
+def shuffled(lot: np.random.Generator, items: Sequence[Any]) -> list[Any]:
+    """The items in an order by lot."""
     return [items[k] for k in lot.permutation(len(items))]
 
 
-def _uri(pixels: UInt8[np.ndarray, "y x rgb"]) -> str:
+def data_uri(pixels: UInt8[np.ndarray, "y x rgb"]) -> str:
+    """A picture as PNG that holds nothing but its pixels."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -4,23 +4,33 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from optogram.report.charts.chart import SHADES
 from optogram.report.charts.plotly import Figure, Plot, ticks
 from optogram.report.html_pages import write_page
-from optogram.report.labels import percent, plot_text
+from optogram.report.labels import p_value, percent, plot_text
 from optogram.report.panels import Table
 from optogram.study.analysis import Estimate, Part, Score, normalised
 from optogram.study.answers import Answered, Answers
-from optogram.study.form import AGES, GENDERS, refuse_existing
+from optogram.study.form import AGES, GENDERS, QUESTIONS, refuse_existing
+from optogram.study.preferences import Pairs
 
 TITLES = {
     "name": "Name it: what does the picture show?",
     "word": "Classes, rated against their word",
     "references": "Inner neurons, rated against reference images",
+    "pairs": "Counterfactuals, two by two",
 }
+ASKS = {
+    "realistic": "more realistic",
+    "close": "closer to the original",
+    "class": "shows the class better",
+    "better": "better all in all",
+}
+"""The questions of a pair, in short."""
 MOST_SAID = 5
 
 
@@ -34,7 +44,7 @@ def score_table(part: Part) -> Table:
             score.method,
             str(len(score.values)),
             _interval(score.mean, _two),
-            _interval(score.high, lambda v: percent(v, 0)),
+            _interval(score.high, _percent),
             *(_two(q) for q in score.quantiles),
         ]
         for score in part.scores
@@ -62,6 +72,48 @@ def target_table(part: Part) -> Table:
     return Table(["target", *(score.method for score in part.scores)], rows, "means")
 
 
+def preference_table(pairs: Pairs) -> Table:
+    """The questions; in bold the methods whose share of answers holds for other people and pairs too."""
+    first, second = pairs.methods
+    rows, best = [], set()
+    for k, found in enumerate(pairs.preferences):
+        rows.append(
+            [
+                ASKS[found.question],
+                f"{found.preferred} of {found.answered}",
+                _interval(found.share, _percent),
+                p_value(found.p) if found.answered else "n/a",
+                _interval(found.over, _percent),
+            ]
+        )
+        if found.over.low > 0.5 or found.over.high < 0.5:
+            best.add((k, 3))
+    columns = ["question", "answers", "share", "binomial", "people and pairs"]
+    note = f"answers for {first}, of all; the rest is for {second}; in bold: a half is outside the interval"
+    return Table(columns, rows, note, frozenset(best))
+
+
+def pair_table(pairs: Pairs) -> Table:
+    """Share of the answers that are for the first method, of each pair."""
+    rows = [[name, *map(_percent, row)] for name, row in zip(pairs.targets, pairs.by_target.tolist(), strict=True)]
+    return Table(["pair", *ASKS.values()], rows, f"answers for {pairs.methods[0]}")
+
+
+def says_pairs(pairs: Pairs) -> str:
+    """How many answered, what is missing, and what the shares are."""
+    first, second = pairs.methods
+    answered = sum(found.answered for found in pairs.preferences)
+    missing = pairs.shown * len(QUESTIONS) - answered
+    people = f"{pairs.participants} {_plural('participant', pairs.participants)}"
+    agree = ", ".join(f"{ASKS[found.question]} {_two(found.agreement)}" for found in pairs.preferences)
+    return (
+        f"{people}, {len(pairs.targets)} pairs of {first!r} and {second!r}, {answered} answers, {missing} left out. "
+        f"Shares are of answers for {first!r}, with Wilson's interval and an exact binomial test, which take every "
+        "answer for one of its own; the interval over people and pairs does not. Agreement of people "
+        f"(Krippendorff's alpha): {agree}."
+    )
+
+
 def says(part: Part) -> str:
     """How many answered, what is missing, and how far people agree."""
     missing = part.shown - part.answered
@@ -74,7 +126,13 @@ def says(part: Part) -> str:
 
 
 def write_results(
-    path: Path, answered: Answered, parts: Sequence[Part], *, encoder: str = "", force: bool = False
+    path: Path,
+    answered: Answered,
+    parts: Sequence[Part],
+    pairs: Pairs | None = None,
+    *,
+    encoder: str = "",
+    force: bool = False,
 ) -> None:
     """The results as a standalone page. Raises ArtifactError for a `path` that is there, or is no page's name."""
     refuse_existing(path, force)
@@ -83,7 +141,7 @@ def write_results(
         {
             "title": TITLES[one.name],
             "says": says(one),
-            "naming": one.name == "name",
+            "kind": one.name,
             "tables": [score_table(one), *([difference_table(one)] if one.differences else [])],
             "folded": [("By target", target_table(one)), *([("What was written", _said(one))] if one.said else [])],
             "plot": Plot(
@@ -96,6 +154,8 @@ def write_results(
         }
         for one in parts
     ]
+    if pairs:
+        panels.append(_pairs_panel(pairs))
     try:
         write_page(
             part,
@@ -106,10 +166,28 @@ def write_results(
             panels=panels,
             people=_people(answered.answers),
             encoder=encoder,
+            rated=bool(parts),
         )
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _pairs_panel(pairs: Pairs) -> dict[str, Any]:
+    return {
+        "title": TITLES["pairs"],
+        "says": says_pairs(pairs),
+        "kind": "pairs",
+        "tables": [preference_table(pairs)],
+        "folded": [("By pair", pair_table(pairs))],
+        "plot": Plot(
+            "plot-pairs",
+            f"{TITLES['pairs']}: answers for {pairs.methods[0]}",
+            [("", _shares(pairs))],
+            height=110 + 44 * len(pairs.preferences),
+            min_width=320,
+        ),
+    }
 
 
 def _plural(word: str, count: int) -> str:
@@ -118,6 +196,10 @@ def _plural(word: str, count: int) -> str:
 
 def _two(value: float) -> str:
     return f"{value:.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "n/a"
+
+
+def _percent(value: float) -> str:
+    return percent(value, 0) if math.isfinite(value) else "n/a"
 
 
 def _signed(value: float) -> str:
@@ -174,6 +256,32 @@ def _scores(scores: Sequence[Score]) -> Figure:
     # plotly would turn the order of stacked bars round
     legend = {"traceorder": "normal", "orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
     return {"data": bars, "layout": {**layout, "legend": legend}}
+
+
+def _shares(pairs: Pairs) -> Figure:
+    """The share of answers for the first method, by question, with the interval over people and pairs."""
+    shown = [found for found in pairs.preferences if found.answered]
+    value, low, high = (np.array([getattr(one.over, end) for one in shown]) for end in ("value", "low", "high"))
+    # one person or pair has no interval
+    more, less = (np.nan_to_num(end) for end in (high - value, value - low))
+    bars = {"type": "data", "symmetric": False, "array": more, "arrayminus": less, "color": "var(--ink)"}
+    dots = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": value,
+        "y": list(range(len(shown))),
+        "error_x": {**bars, "thickness": 1.5, "width": 6},
+        "customdata": [[plot_text(ASKS[one.question]), one.preferred, one.answered] for one in shown],
+        "marker": {"size": 9, "color": "var(--ink)"},
+        "hovertemplate": "%{customdata[0]}<br>%{customdata[1]} of %{customdata[2]} answers<extra></extra>",
+        "showlegend": False,
+    }
+    half = {"type": "line", "x0": 0.5, "x1": 0.5, "yref": "paper", "y0": 0, "y1": 1}
+    names = ticks([ASKS[one.question] for one in shown], autorange="reversed", showgrid=False)
+    title = {"text": f"answers for {plot_text(pairs.methods[0])}"}
+    across = {"tickformat": ".0%", "range": [-0.03, 1.03], "tickvals": [0, 0.25, 0.5, 0.75, 1], "title": title}
+    layout = {"yaxis": names, "xaxis": across}
+    return {"data": [dots], "layout": {**layout, "shapes": [{**half, "line": {"color": "var(--none)", "width": 1}}]}}
 
 
 def _violins(scores: Sequence[Score]) -> Figure:

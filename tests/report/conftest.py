@@ -2,12 +2,16 @@
 
 import pytest
 from planted_findings import KINDS, PER_LAYER, POOLS, photo_run, provenance, write_run
+from planted_guidance import changed, write_guidance
 from planted_visualisations import write_classifiers
 
 from optogram.data.scenes import Scenes
 from optogram.store.read import read
+from optogram.store.write import write_dataset
 
 CLASSIFIERS = ("resnet", "vit", "resnet_biased")
+GROUPS = ("resnet", "errors")
+"""Of counterfactuals, in the profile demo."""
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +20,10 @@ def artifacts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("artifacts")
     write_run(folder)
     write_classifiers(folder, CLASSIFIERS)
+    write_guidance(folder, CLASSIFIERS)
+    for group in GROUPS:
+        made = provenance(f"counterfactuals/{group}")
+        write_dataset(folder / "counterfactuals" / group, changed(), made, scratch=folder / ".scratch")
     return folder
 
 

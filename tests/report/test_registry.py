@@ -18,7 +18,7 @@ from stages.report import STAGE
 def test_keys_are_distinct_and_in_the_order_of_families():
     keys = [section.key for section in registry.sections()]
     assert len(set(keys)) == len(keys)
-    assert (keys[0], keys[-1]) == ("images", "rosetta")
+    assert (keys[0], keys[-1]) == ("images", "neuron_pictures")
     assert keys.index("heads") < keys.index("spurious") < keys.index("neurons")
     assert len(set(FAMILIES)) == len(FAMILIES)
 

@@ -234,7 +234,7 @@ def test_an_image_of_no_split_is_marked(scenes, tmp_path):
 def test_the_stage_writes_it(artifacts, report, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     none = [f"{section}.models={{}}" for section in ("sample", "generate", "drawn", "fidelity")]
-    none += ["rosetta.groups={}", "train_diffusion.models={}"]
+    none += ["rosetta.groups={}", "disagreement.groups={}", "neuron_pictures.groups={}"]
     (tmp_path / "params.yaml").write_text(profile_text("demo", ["second_order.layers=[0,1]", *none]))
     kinds = (
         "images",
@@ -247,6 +247,11 @@ def test_the_stage_writes_it(artifacts, report, tmp_path, monkeypatch):
         "rosetta_inversion",
         "rosetta_edits",
         "round_trip",
+        "npca",
+        "spurious_scores",
+        "counterfactuals",
+        "disagreement",
+        "neuron_pictures",
         *KINDS,
         *VISUAL,
     )
@@ -254,7 +259,9 @@ def test_the_stage_writes_it(artifacts, report, tmp_path, monkeypatch):
     main([*argv, f"--out={tmp_path / 'report'}"])
     folders = {"assets", "heads", "neurons", "visualisations", "units"}
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"index.html", *folders}
-    assert "reference_sets/resnet" in (tmp_path / "report/index.html").read_text()
+    page = (tmp_path / "report/index.html").read_text()
+    assert "reference_sets/resnet" in page
+    assert "errors: in 5 of 6 counterfactuals the classifier, vit and the judge" in page
 
 
 @pytest.mark.slow

@@ -261,7 +261,7 @@ def test_edits_stand_beside_permuted_units_and_values_beside_other_units(scenes,
 
 def test_a_run_without_groups_says_so(scenes, tmp_path):
     build_report(tmp_path / "report", *scenes)
-    assert "has no models to match: rosetta.groups" in (tmp_path / "report/index.html").read_text()
+    assert "has no groups of models for this: rosetta.groups is empty." in (tmp_path / "report/index.html").read_text()
 
 
 def test_a_group_that_shares_nothing_is_shown(scenes, group, tmp_path):
