@@ -26,6 +26,7 @@ SUBJECTS = (
     "sparse",
     "sort_matching",
     "sampling",
+    "guidance",
     "diffusion_training",
     "rosetta",
     "store",
