@@ -17,15 +17,15 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHECKED = (
-    *("store", "catalog", "data", "decompose", "methods", "metrics", "params", "pipeline", "study"),
+    *("store", "catalog", "data", "decompose", "guidance", "methods", "metrics", "params", "pipeline", "study"),
     *(f"models.{name}" for name in ("loading", "batches", "layers", "linear_head", "places", "text_embeddings")),
     *("models.generative", "models.judging"),
 )
 """The modules whose annotations `--shapes` holds calls to; not yet those of training, the report and the commands."""
 
 HELD = (
-    *(f"tests/{folder}/" for folder in ("decompose", "metrics", "models/generative")),
-    *(f"tests/methods/{family}/" for family in ("heads", "neurons", "attribution")),
+    *(f"tests/{folder}/" for folder in ("decompose", "guidance", "metrics", "models/generative")),
+    *(f"tests/methods/{family}/" for family in ("heads", "neurons", "attribution", "guidance")),
     "tests/test_doctests.py",
 )
 """The tests of algebra, whose calls `--shapes` checks; others, of stages say, pass numpy's integers for Python's."""

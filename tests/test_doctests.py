@@ -32,15 +32,22 @@ from optogram.models.loading.classifiers import Classifier
 from optogram.models.loading.clip_folders import Preprocess, build_clip
 from optogram.models.text_embeddings import embed_zeroshot
 
-ROOMS = ("optogram", "optogram.decompose", "optogram.methods", "optogram.models", "optogram.data")
+ROOMS = (
+    *("optogram", "optogram.decompose", "optogram.guidance", "optogram.methods", "optogram.models", "optogram.data"),
+)
 METRICS = (
     "adversarial",
+    "attribute_changes",
     "classification",
+    "counterfactual_summaries",
+    "counterfactuals",
     "drawn",
     "headline",
     "intervals",
     "localisation",
     "permutation",
+    "picture_changes",
+    "planted_values",
     "segmentation",
     "visualisations",
 )
@@ -50,6 +57,7 @@ ARCHITECTURE = {
     "text_cfg": {"context_length": 64, "vocab_size": 514, "width": 16, "heads": 2, "layers": 1},
 }
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+DRAWS = "it asks a diffusion model"
 RUN, PARTS = "it takes a run's artifacts and minutes", "the example of the function that makes it shows it"
 WITHOUT = {
     **dict.fromkeys(("optogram.catalog", "optogram.open", "optogram.pull"), "it reads a repository that has run"),
@@ -61,6 +69,11 @@ WITHOUT = {
     **{f"optogram.methods.{name}": RUN for name in ("attack", "describe", "joint", "mined_phrases")},
     **{f"optogram.methods.{name}": RUN for name in ("find_prototypes", "find_targets", "vital_album")},
     **{f"optogram.methods.{name}": RUN for name in ("reference_scores", "visual_scores")},
+    **{f"optogram.guidance.{name}": DRAWS for name in ("guide", "invert", "record", "sample", "word_maps")},
+    **{
+        f"optogram.guidance.{name}": "it is what `guide` or `invert` is told"
+        for name in ("Guidance", "NullText", "Start")
+    },
     "optogram.data.Photos": "it reads a user's files",
     "optogram.data.transformers_describer": "it loads a language model",
     "optogram.data.ImageMaker": "a protocol, which SceneMaker follows",

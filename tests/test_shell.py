@@ -22,10 +22,11 @@ GENERATIVE += ("drawn", "fidelity")
 MODELS |= {f"{section}.models" for section in GENERATIVE}
 # Of these only the keys are names, which the params keep plain; what they map to can be a path.
 KEYS = {"scenes.splits", "photos.splits", "texts.files", "rosetta.groups", *MODELS}
+KEYS |= {"counterfactuals.groups", "disagreement.groups", "neuron_pictures.groups"}
 # Of these every entry is one of those names, a split, a built-in pool or a number.
 ENTRIES = {"clips", "classifiers", "reference_sets.models", "texts.pools", "second_order.layers"}
 ENTRIES |= {f"{section}.splits" for section in ("activations", "contributions", "second_order")}
-NAMES = {"spurious.split", "visual_scores.clip", "rosetta.pool"}
+NAMES = {"spurious.split", "visual_scores.clip", "rosetta.pool", "npca.split", "spurious_scores.split"}
 # Of the values of these, what is a split or the name of a model.
 ITEMS = {"train_classifier.models": {"item.split"}, "train_gan.models": {"item.split", "item.clip"}}
 ITEMS["train_judge.models"] = {"item.split"}
@@ -33,6 +34,7 @@ ITEMS["train_diffusion.models"] = {"item.split", "item.clip"}
 ITEMS["drawn.models"] = {"item.split", "item.clip", "item.judge"}
 ITEMS["fidelity.models"] = {"item.split", "item.clip", "item.classifier"}
 ITEMS["rosetta.groups"] = {"item.split"}
+ITEMS["counterfactuals.groups"] = ITEMS["disagreement.groups"] = ITEMS["neuron_pictures.groups"] = {"item.split"}
 ODD = "a $HOME 'q' \"d\" `touch ran` #1 %s (ü) & ; x"
 
 
