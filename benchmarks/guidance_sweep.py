@@ -93,9 +93,8 @@ def _write(rows: list[list[Any]], images: int) -> None:
     table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
     text = DOCUMENT.read_text()
     before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
-    said = (
-        f"{images} scenes of `images/eval`, toward five other classes each as often; threads: {torch.get_num_threads()}."
-    )
+    threads = torch.get_num_threads()
+    said = f"{images} scenes of `images/eval`, toward five other classes each as often; threads: {threads}."
     DOCUMENT.write_text(f"{before}{MARKS[0]}\n{said}\n\n{table}\n{MARKS[1]}{after}")
 
 
