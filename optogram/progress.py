@@ -108,3 +108,8 @@ def counted(title: str, unit: str) -> Iterator[Callable[[int, int, float], None]
             before = done
 
         yield tell
+
+
+def stretch(tell: Callable[[int, int], None] | None, at: int, of: int) -> Callable[[int, int], None] | None:
+    """What work tells that is number `at`, from 0 on, of `of` pieces that take as long: how much of all is done."""
+    return None if tell is None else lambda done, total: tell(at * total + done, of * total)

@@ -57,7 +57,7 @@ class Exact:
 
     seeds: one an image, of the noise that is mixed into it at the first steps up (`NOISY`), as the model saw such
     images in its training. An image without any noise looks like none of these, and what is then taken for its noise is
-    too weak: on the shipped prior latents end with a deviation of .5 instead of 1.
+    too weak.
     repeats: of each further step, by its own result: what the model says of the later latents, in place of what it says
     of the earlier ones (fixed-point iteration).
 

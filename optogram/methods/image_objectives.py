@@ -1,12 +1,12 @@
 """Methods: what a picture in [0, 1] is asked to be, as a loss through which gradients pass.
 
-Shared by the families that draw with a diffusion model. Each loss is of views of images, `rows` saying of which image
-each view is, so that what is asked may differ from image to image.
+Shared by the families that draw with a diffusion model: each is an `Objective` of guidance. A loss is of views of
+images, `rows` saying of which image each view is, so that what is asked may differ from image to image.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,20 +22,6 @@ from optogram.models.loading.clip_folders import Clip
 Images = Float[Tensor, "view rgb y x"]
 Rows = Int64[Tensor, " view"]
 Loss = Float[Tensor, " view"]
-
-
-@runtime_checkable
-class Asked(Protocol):
-    """A loss of views; `size` is that at which its model looks."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns of pixels."""
-        ...
-
-    def __call__(self, images: Images, rows: Rows) -> Loss:
-        """The smaller the more the views are what is asked."""
-        ...
 
 
 def taken_by(classifier: Classifier, images: Images) -> Images:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 
 import numpy as np
 import pytest
@@ -33,21 +32,6 @@ TEMPLATE = (
     "{% for part in messages[0].content %}{% if part.type == 'image' %}<image> {% else %}{{ part.text }}{% endif %}"
     "{% endfor %} answer "
 )
-
-
-@pytest.fixture(autouse=True)
-def fetched(monkeypatch):
-    """What a test asked the network for."""
-    asked = []
-
-    def refused(*address, **_):
-        asked.append(address)
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refused)
-    monkeypatch.setattr(socket.socket, "connect", refused)
-    yield asked
-    assert not asked
 
 
 def test_a_scene_s_caption_says_all_labels_in_words_that_models_learn_from():

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 
 import numpy as np
 import pytest
@@ -59,21 +58,6 @@ def sam(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     write_sam(folder, request.param)
     return request.param, folder
-
-
-@pytest.fixture(autouse=True)
-def fetched(monkeypatch):
-    """What a test asked the network for."""
-    asked = []
-
-    def refused(*address, **_):
-        asked.append(address)
-        raise OSError("no network in this test")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refused)
-    monkeypatch.setattr(socket.socket, "connect", refused)
-    yield asked
-    assert not asked
 
 
 def asked(count=3, size=(24, 48)):

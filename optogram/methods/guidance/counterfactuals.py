@@ -26,6 +26,7 @@ from optogram.methods.guidance.controls import on_pixels
 from optogram.methods.image_objectives import Keep, LogProbability
 from optogram.models.generative.diffusion import Diffusion
 from optogram.models.loading.classifiers import Classifier
+from optogram.progress import stretch
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def counterfactuals(
     for at, (name, changed) in enumerate(((FOUND, asked.changed), (WRONG, asked.elsewhere))):
         objective = LogProbability(classifier, torch.from_numpy(objectives[name]))
         start = start_of(diffusion, scene, changed, small, candidates, options, objective, near)
-        told = None if progress is None else _half(progress, at)
+        told = stretch(progress, at, len(objectives))
         found[name] = guide(
             diffusion, start, objective, options, seeds=scene.seeds, distance=near, batch=batch, progress=told
         )
@@ -165,7 +166,3 @@ def start_of(
         losses.append(looked.loss[0] + looked.distance[0])
     best = np.nan_to_num(np.stack(losses), nan=np.inf).argmin(0)
     return through(*torch.tensor([ways[k] for k in best]).T)
-
-
-def _half(tell: Callable[[int, int], None], at: int) -> Callable[[int, int], None]:
-    return lambda done, total: tell(at * total + done, 2 * total)

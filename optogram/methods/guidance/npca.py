@@ -21,7 +21,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from optogram.errors import DataError, ParamError, ShapeError
-from optogram.methods.guidance.readout import Readout, class_of, features_of, readout
+from optogram.methods.class_labels import class_labels
+from optogram.methods.guidance.readout import Readout, features_of, readout
 from optogram.metrics.headline import Headline
 from optogram.models.loading.classifiers import Classifier
 
@@ -117,7 +118,7 @@ def class_components(
     for name, given in (("count", count), ("shown", shown), ("batch", batch)):
         if given < 1:
             raise ParamError(f"{name} = {given}, expected 1 or more.")
-    attribute, labels = class_of(classifier, images)
+    attribute, labels = class_labels(classifier, images)
     last = readout(classifier, side=images.sizes["x"])
     enough = [k for k in range(len(classifier.classes)) if (labels == k).sum() >= FEWEST]
     if not enough:

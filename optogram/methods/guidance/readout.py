@@ -9,7 +9,6 @@ import xarray as xr
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
-from optogram.errors import DataError, ModelError, nearest
 from optogram.models.batches import in_batches
 from optogram.models.linear_head import catching_head
 from optogram.models.loading.classifiers import Classifier
@@ -70,27 +69,3 @@ def pixels_of(images: xr.Dataset, rows: Int64[np.ndarray, " row"]) -> np.ndarray
     """The pixels (image, y, x, rgb) uint8 of these rows, in any order; each is read once."""
     ordered, place = np.unique(rows, return_inverse=True)
     return images["pixels"].transpose("image", "y", "x", "rgb").isel(image=ordered).values[place]
-
-
-def class_of(classifier: Classifier, images: xr.Dataset) -> tuple[str, Int64[np.ndarray, " image"]]:
-    """The attribute that the classes are values of, and the number of each image's class, -1 for none of them.
-
-    Raises ModelError if the classes have no names, DataError if the images are not labelled by their attribute.
-    """
-    if not classifier.classes:
-        raise ModelError(
-            f"the classes of {type(classifier.model).__name__} have no names, so no image can be told to be of one. "
-            "Give them as `classes` of the Classifier, one a logit."
-        )
-    attribute = classifier.attribute or str(images.attrs["class_attribute"])
-    known = images["attribute"].values.astype(str).tolist()
-    if attribute not in known:
-        raise DataError(
-            f"the classes are values of {attribute!r}, but images are labelled by {', '.join(known)}."
-            f"{nearest(attribute, known)} Give images labelled by {attribute!r}."
-        )
-    at = known.index(attribute)
-    values = images["value_name"].transpose("attribute", "value").values[at].astype(str).tolist()
-    place = {name: k for k, name in enumerate(classifier.classes)}
-    of_value = np.array([place.get(value, -1) if value else -1 for value in values] + [-1])  # the last is for -1
-    return attribute, of_value[images["label"].transpose("image", "attribute").values[:, at]].astype(np.int64)

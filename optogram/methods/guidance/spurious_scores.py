@@ -14,9 +14,10 @@ import xarray as xr
 from jaxtyping import Float, Float64, Int64
 
 from optogram.errors import DataError, ParamError, ShapeError, nearest
+from optogram.methods.class_labels import class_labels
 from optogram.methods.guidance.followed import followed
 from optogram.methods.guidance.hirescam import Outside, along, background, hirescam, normalised, outside, seen
-from optogram.methods.guidance.readout import class_of, features_of, filled, pixels_of, readout
+from optogram.methods.guidance.readout import features_of, filled, pixels_of, readout
 from optogram.methods.guidance.separation import main_layer, separation
 from optogram.metrics.intervals import mean_interval
 from optogram.models.batches import in_batches
@@ -76,7 +77,7 @@ def spurious_scores(
     (`shuffled`, the mean over all of them), and the least that the layer's grid allows (`lowest`).
 
     Raises DataError for images without masks or without usable ones of a class; ParamError for an attribute that they
-    are not labelled by; ShapeError for components of another classifier; ModelError as `class_of`, `readout` and
+    are not labelled by; ShapeError for components of another classifier; ModelError as `class_labels`, `readout` and
     `hirescam`.
     """
     attributes = images["attribute"].values.astype(str).tolist()
@@ -87,7 +88,7 @@ def spurious_scores(
             f"no label is called {options.attribute!r}; there are {', '.join(attributes)}."
             f"{nearest(options.attribute, attributes)} Name what spurious units follow."
         )
-    attribute, labels = class_of(classifier, images)
+    attribute, labels = class_labels(classifier, images)
     masks = images["mask"].transpose("image", "y", "x").values
     side = masks.shape[-1]
     layers = list(options.layers or blocks(classifier.model, size=_size(classifier, side))[-options.blocks :])

@@ -16,7 +16,7 @@ from optogram.metrics.headline import Headline
 from optogram.metrics.pictures import perceived, perceptual, psnr, ssim
 from optogram.models.generative.generators import Generator
 from optogram.models.generative.sampling import to_pixels
-from optogram.progress import say
+from optogram.progress import say, stretch
 
 Looking = Callable[[UInt8[np.ndarray, "image y x rgb"]], Sequence[Float[Tensor, "image _channel _y _x"]]]
 PLAIN, ALL, PERMUTED = "without units", "all models", "permuted pairs"
@@ -76,7 +76,7 @@ def reconstructions(
 
     results = []
     for at, targets in enumerate(wanted.values()):
-        tell = None if progress is None else _stretch(progress, at, len(wanted))
+        tell = stretch(progress, at, len(wanted))
         results.append(invert(generator, start, own, targets, options, reconstruct=distance, progress=tell))
     images = np.stack([to_pixels(each.images, str(found["model"].values[0])) for each in results])
     scores = [[of(each.images, original) for each in results] for of in (psnr, ssim)]
@@ -184,7 +184,3 @@ def _joined(parts: Mapping[str, Targets], counts: Mapping[str, int]) -> dict[str
         for layer, target in targets.items():
             found[layer] = found.get(layer, 0) + target * (counts[name] / total)
     return found
-
-
-def _stretch(tell: Callable[[int, int], None], at: int, of: int) -> Callable[[int, int], None]:
-    return lambda done, total: tell(at * total + done, of * total)

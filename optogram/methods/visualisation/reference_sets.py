@@ -11,41 +11,15 @@ Facets part a class into groups of images that look alike, each with references 
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from jaxtyping import Float, Int, Int64
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from optogram.errors import DataError, ModelError, ParamError, nearest
-from optogram.models.loading.classifiers import Classifier
+from optogram.errors import DataError, ParamError
 
 _STARTS = 5  # of k-means
 _TURNS = 20  # most moves of its centres between clusters of equal size
-
-
-def class_labels(classifier: Classifier, images: xr.Dataset) -> tuple[str, Int64[np.ndarray, " image"]]:
-    """The attribute that the classes are values of, and each image's class; -1 for none of them.
-
-    Raises ModelError if the classes have no names, DataError if the images are not labelled by their attribute.
-    """
-    if not classifier.classes:
-        raise ModelError(
-            f"the classes of {type(classifier.model).__name__} have no names, so no image can be told to be of one.\n"
-            "  Give them as `classes` of the Classifier, one a logit."
-        )
-    attribute = classifier.attribute or str(images.attrs["class_attribute"])
-    known = images["attribute"].values.astype(str).tolist()
-    if attribute not in known:
-        raise DataError(
-            f"the classes are values of {attribute!r}, but images are labelled by {', '.join(known)}."
-            f"{nearest(attribute, known)}\n  Give images labelled by {attribute!r}."
-        )
-    at = known.index(attribute)
-    values = images["value_name"].values[at].astype(str).tolist()
-    place = {value: k for k, value in enumerate(classifier.classes)}
-    of_value = np.array([place.get(value, -1) if value else -1 for value in values] + [-1])  # the last is for -1
-    return attribute, of_value[images["label"].values[:, at]]
 
 
 def class_references(

@@ -9,9 +9,10 @@ from jaxtyping import Int64, UInt8
 
 from optogram.decompose.patches import as_input, cut, input_size, patch_boxes
 from optogram.errors import DataError
+from optogram.methods.class_labels import class_labels
 from optogram.methods.visualisation.optimise import image_seed
 from optogram.methods.visualisation.prototypes import matched_layers
-from optogram.methods.visualisation.reference_sets import class_labels, class_references, corrupted_references
+from optogram.methods.visualisation.reference_sets import class_references, corrupted_references
 from optogram.methods.visualisation.sort_matching import reference_prototype
 from optogram.methods.visualisation.vital import VitalOptions, vital
 from optogram.models.loading.classifiers import Classifier

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, Int, Int32, Int64
 
 from optogram.decompose.patches import cut, input_size, patch_boxes, pooled
 from optogram.errors import DataError, ModelError, ParamError, nearest
+from optogram.methods.class_labels import class_labels
 from optogram.methods.visualisation.circuits import (
     Circuits,
     ClassRelevance,
@@ -23,7 +24,7 @@ from optogram.methods.visualisation.circuits import (
     class_relevance,
     reached_layer,
 )
-from optogram.methods.visualisation.reference_sets import class_labels, class_references, facet_references
+from optogram.methods.visualisation.reference_sets import class_references, facet_references
 from optogram.methods.visualisation.target_patches import Patches, Target
 from optogram.models.layers import blocks
 from optogram.models.loading.classifiers import Classifier

@@ -12,6 +12,8 @@ from optogram.report.panels import Context, Gallery, Panel, Picture, Table, Tile
 from optogram.report.section import Section
 
 KIND = "neuron_pictures"
+REAL = 4
+"""Real images of a unit on the wall: with two pictures of each kind, they fill a row."""
 
 
 def panel(context: Context, model: Model) -> Panel:
@@ -90,7 +92,7 @@ def _wall(context: Context, model: Model, found: xr.Dataset) -> Gallery:
     for at, name in enumerate(labels(found, "unit")):
         pictures = [
             Picture(context.thumbs.thumb(image), f"real {number(float(value))}")
-            for image, value in zip(names[at], real[at], strict=True)
+            for image, value in zip(names[at][:REAL], real[at][:REAL], strict=True)
         ]
         for column, (condition, mark) in enumerate(((TEXT, "text"), (FOUND, "→"))):
             for k in range(samples):

@@ -10,8 +10,9 @@ from planted_grounds import biased, grounded
 from torch import nn
 
 from optogram.errors import DataError, ModelError, ParamError, ShapeError
+from optogram.methods.class_labels import class_labels
 from optogram.methods.guidance.npca import class_components, headline, npca
-from optogram.methods.guidance.readout import class_of, features_of, readout
+from optogram.methods.guidance.readout import features_of, readout
 from optogram.models.loading.classifiers import Classifier
 from optogram.models.loading.specs import Preprocess
 
@@ -151,9 +152,9 @@ def test_the_head_is_found_among_layers_of_its_shape():
 def test_labels_that_tell_no_class_are_named():
     images = grounded(8)
     with pytest.raises(ModelError, match="have no names"):
-        class_of(replace(biased(), classes=()), images)
+        class_labels(replace(biased(), classes=()), images)
     with pytest.raises(DataError, match="values of 'colour', but images are labelled by shape, background"):
-        class_of(replace(biased(), attribute="colour"), images)
+        class_labels(replace(biased(), attribute="colour"), images)
     images["label"][0, 0] = -1
-    attribute, labels = class_of(replace(biased(), classes=("blue", "other")), images)
+    attribute, labels = class_labels(replace(biased(), classes=("blue", "other")), images)
     assert (attribute, labels[:4].tolist()) == ("shape", [-1, 0, -1, 0])
